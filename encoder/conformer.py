@@ -1,0 +1,104 @@
+"""The Conformer stack: pre-norm layers with two half-step feed-forwards around attention and convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from encoder.attention import RelativeAttention
+from encoder.config import BackboneConfig, Context
+from encoder.convolution import ConvolutionModule
+from encoder.masks import length_mask
+from encoder.subsampling import Subsampling, frame_lengths
+
+
+class FeedForward(nn.Module):
+    """``w_2(SiLU(w_1(x)))`` with dropout."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.w_1 = nn.Linear(dim, hidden)
+        self.w_2 = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.dropout(self.w_2(self.dropout(functional.silu(self.w_1(frames)))))
+
+
+class ConformerLayer(nn.Module):
+    """One Conformer block (Gulati et al. 2020), every residual branch behind its own LayerNorm."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        dim, dropout = config.dim, config.dropout
+        self.norm_ff_macaron = nn.LayerNorm(dim)
+        self.feed_forward_macaron = FeedForward(dim, config.feed_forward, dropout)
+        self.norm_mha = nn.LayerNorm(dim)
+        self.self_attn = RelativeAttention(dim, config.heads, dropout)
+        self.norm_conv = nn.LayerNorm(dim)
+        self.conv_module = ConvolutionModule(dim, config.kernel, dropout)
+        self.norm_ff = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, config.feed_forward, dropout)
+        self.norm_final = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, frames: Tensor, valid: Tensor, context: Context) -> Tensor:
+        frames = frames + 0.5 * self.feed_forward_macaron(self.norm_ff_macaron(frames))
+        frames = frames + self.dropout(self.self_attn(self.norm_mha(frames), valid, context))
+        frames = frames + self.conv_module(self.norm_conv(frames), valid, context)
+        frames = frames + 0.5 * self.feed_forward(self.norm_ff(frames))
+        return self.norm_final(frames)
+
+
+class Conformer(nn.Module):
+    """Normalised features to frames."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.embed = Subsampling(config.features.num_mels, config.dim)
+        self.embed_dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.layers))
+        self.after_norm = nn.LayerNorm(config.dim)
+
+    def forward(
+        self, features: Tensor, lengths: Tensor, context: Context, wanted: Collection[int] = ()
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Encode normalised features.
+
+        Args:
+            features: (batch, features, mels), normalised, padded at the end.
+            lengths: (batch,) features of each item.
+            context: what each frame may see.
+            wanted: layers to return: 0 is the subsampled input, n the output of layer n.
+
+        Returns:
+            Frames (batch, frames, dim) with zeros at padding, their lengths, and the wanted layers in rising order.
+        """
+        frames = self.embed_dropout(self.embed(features))
+        lengths = frame_lengths(lengths)
+        valid = length_mask(lengths, frames.shape[1])
+        kept = [frames] if 0 in wanted else []
+        for number, layer in enumerate(self.layers, start=1):
+            if frames.shape[1]:
+                frames = layer(frames, valid, context)
+            if number in wanted:
+                kept.append(frames)
+        padding = ~valid[..., None]
+        return (
+            self.after_norm(frames).masked_fill(padding, 0.0),
+            lengths,
+            [layer.masked_fill(padding, 0.0) for layer in kept],
+        )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def stacked(layers: list[Tensor]) -> Tensor | None:
+    """Return layers as (number, batch, frames, dim), or None if there are none."""
+    return torch.stack(layers) if layers else None

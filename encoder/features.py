@@ -1,0 +1,124 @@
+"""Log-mel filterbank features, equal to Kaldi's, in batched PyTorch; streaming; global normalisation.
+
+The computation is that of ``torchaudio.compliance.kaldi.fbank`` without dither and energy: int16-scaled samples,
+the mean of each window removed, pre-emphasis, povey window, power spectrum, mel filters, natural logarithm with
+float32 epsilon as floor, and only windows that lie inside the audio (``snip_edges``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from encoder.config import FeatureConfig
+
+INT16_SCALE = 32768.0
+"""Kaldi's features are of samples in int16 units; the toolkit's audio is in [-1, 1]."""
+
+
+def num_features(num_samples: int, config: FeatureConfig) -> int:
+    """Return how many features `num_samples` samples give."""
+    return 0 if num_samples < config.window else 1 + (num_samples - config.window) // config.hop
+
+
+class LogMel(nn.Module):
+    """Waveform to log-mel features; works on any device and is the same for one item and a batch."""
+
+    window: Tensor
+    mel_filters: Tensor
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.config = config
+        hann = torch.hann_window(config.window, periodic=False, dtype=torch.float64)
+        self.register_buffer("window", hann.pow(0.85).float(), persistent=False)
+        self.register_buffer("mel_filters", mel_filters(config), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute features.
+
+        Args:
+            waveform: (..., samples) float in [-1, 1] at `config.sample_rate`.
+
+        Returns:
+            (..., features, num_mels) natural-log mel energies; zero features for less than one window.
+        """
+        config = self.config
+        count = num_features(waveform.shape[-1], config)
+        if count == 0:
+            return waveform.new_zeros(*waveform.shape[:-1], 0, config.num_mels, dtype=torch.float32)
+        waveform = waveform.to(torch.float32) * INT16_SCALE
+        windows = waveform.unfold(-1, config.window, config.hop)
+        windows = windows - windows.mean(dim=-1, keepdim=True)
+        previous = torch.cat([windows[..., :1], windows[..., :-1]], dim=-1)
+        windows = (windows - config.preemphasis * previous) * self.window
+        spectrum = torch.fft.rfft(windows, n=config.fft_size)
+        power = spectrum.real.square() + spectrum.imag.square()
+        energies = power[..., :-1] @ self.mel_filters
+        return energies.clamp_min(torch.finfo(torch.float32).eps).log()
+
+
+def mel_filters(config: FeatureConfig) -> Tensor:
+    """Return Kaldi's triangular mel filters, (fft_size / 2, num_mels)."""
+    mel_low, mel_high = _mel(config.low_hz), _mel(config.upper_hz)
+    step = (mel_high - mel_low) / (config.num_mels + 1)
+    left = mel_low + step * torch.arange(config.num_mels, dtype=torch.float64)
+    hertz = torch.arange(config.fft_size // 2, dtype=torch.float64) * config.sample_rate / config.fft_size
+    mel = 1127.0 * torch.log(1.0 + hertz / 700.0)[:, None]
+    rising, falling = (mel - left) / step, (left + 2 * step - mel) / step
+    return torch.minimum(rising, falling).clamp_min(0.0).float()
+
+
+def _mel(hertz: float) -> float:
+    return 1127.0 * math.log(1.0 + hertz / 700.0)
+
+
+class FeatureState(NamedTuple):
+    """Samples that the next window still needs, (batch, waiting samples)."""
+
+    samples: Tensor
+
+
+def init_features(batch: int, device: torch.device | str = "cpu") -> FeatureState:
+    """Return the state of streams that have not begun."""
+    return FeatureState(torch.zeros(batch, 0, device=device))
+
+
+def step_features(log_mel: LogMel, waveform: Tensor, state: FeatureState) -> tuple[Tensor, FeatureState]:
+    """Feed samples (batch, samples); return the features they complete (batch, features, mels), and the new state.
+
+    The features are those of the whole waveform, whatever the block sizes.
+    """
+    samples = torch.cat([state.samples, waveform.to(torch.float32)], dim=-1)
+    features = log_mel(samples)
+    return features, FeatureState(samples[..., features.shape[-2] * log_mel.config.hop :])
+
+
+class FeatureStatistics:
+    """Mean and variance of features, gathered block by block (Welford's update in float64; Chan et al. 1983)."""
+
+    def __init__(self, num_mels: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(num_mels, dtype=torch.float64)
+        self._squares = torch.zeros(num_mels, dtype=torch.float64)
+
+    def update(self, features: Tensor) -> None:
+        """Add a block of features (features, num_mels)."""
+        block = features.detach().to("cpu", torch.float64)
+        if block.shape[0] == 0:
+            return
+        mean = block.mean(dim=0)
+        total = self.count + block.shape[0]
+        delta = mean - self.mean
+        self._squares += (block - mean).square().sum(dim=0) + delta.square() * (self.count * block.shape[0] / total)
+        self.mean += delta * (block.shape[0] / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance, floored at 1e-20 as in the reference."""
+        return (self._squares / max(self.count, 1)).clamp_min(1e-20)
