@@ -1,0 +1,186 @@
+"""Scores for classifiers, each with its doubt: intervals and paired tests over speakers or cuts.
+
+Cuts of one speaker are not independent, so whole groups are drawn with replacement (Bisani and
+Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trunkline.errors import DataError, UsageError
+
+MIN_GROUPS = 10  # with fewer, a bootstrap sees too few different samples to mean anything
+ALPHA = 0.05
+
+
+class Interval(NamedTuple):
+    """A 95 % interval, drawn over `groups` units of kind `unit` ("speaker" or "cut")."""
+
+    low: float
+    high: float
+    unit: str
+    groups: int
+
+
+class Difference(NamedTuple):
+    """System a minus system b; `verdict` says a is "better", "worse" or "not distinguishable"."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    verdict: str
+    unit: str
+    groups: int
+
+
+def accuracy(reference: Sequence[str], answer: Sequence[str]) -> float:
+    """Return the share of equal answers; `DataError` when there are none to compare."""
+    reference, answer = _paired(reference, answer)
+    return float(np.mean(reference == answer))
+
+
+def uar(reference: Sequence[str], answer: Sequence[str]) -> float:
+    """Return the unweighted average recall over the reference's classes (balanced accuracy)."""
+    reference, answer = _paired(reference, answer)
+    recalls = [np.mean(answer[reference == name] == name) for name in np.unique(reference)]
+    return float(np.mean(recalls))
+
+
+def macro_f1(reference: Sequence[str], answer: Sequence[str]) -> float:
+    """Return the mean F1 over every class that occurs in the reference or among the answers."""
+    reference, answer = _paired(reference, answer)
+    scores = []
+    for name in np.union1d(reference, answer):
+        hits = np.sum((reference == name) & (answer == name))
+        scores.append(2 * hits / (np.sum(reference == name) + np.sum(answer == name)))
+    return float(np.mean(scores))
+
+
+def majority_accuracy(train: Sequence[str], test: Sequence[str]) -> float:
+    """Return the accuracy on `test` of always answering the commonest label of `train`."""
+    names, counts = np.unique(np.asarray(train), return_counts=True)
+    if not len(names):
+        raise DataError("There are no training labels, so there is no majority class.")
+    return accuracy(test, [names[counts.argmax()]] * len(test))
+
+
+def interval(
+    correct: Sequence[float] | np.ndarray,
+    groups: Sequence[str | None] | None = None,
+    *,
+    seed: int = 0,
+    unit: str = "speaker",
+    resamples: int = 2000,
+) -> Interval:
+    """Return the 95 % interval of mean(correct) by bootstrap over groups.
+
+    Args:
+        correct: one score per cut, such as 1 for a right answer and 0 for a wrong one.
+        groups: the speaker (or call) of each cut; a cut whose group is None stands alone. With
+            fewer than `MIN_GROUPS` groups cuts are drawn, and the result's `unit` is "cut".
+        unit: what `groups` names, for the result.
+
+    Raises:
+        DataError: no cuts. UsageError: `groups` has another length than `correct`.
+    """
+    totals, sizes, unit = _group_sums(_scores(correct), groups, unit)
+    if np.ptp(totals / sizes) == 0:
+        return _interval_without_variation(float(totals[0] / sizes[0]), unit, len(sizes))
+    means = _bootstrap(totals, sizes, seed, resamples)
+    low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(float(low), float(high), unit, len(sizes))
+
+
+def paired_difference(
+    correct_a: Sequence[float] | np.ndarray,
+    correct_b: Sequence[float] | np.ndarray,
+    groups: Sequence[str | None] | None = None,
+    *,
+    seed: int = 0,
+    unit: str = "speaker",
+    resamples: int = 2000,
+) -> Difference:
+    """Compare two systems on the same cuts: mean(a) - mean(b), and whether it can be chance.
+
+    The interval is the group bootstrap of `interval`. p comes from flipping the sign of whole
+    groups' differences, which keeps its level with few groups or few disagreements, where the
+    bootstrap is too eager. "better" and "worse" need both: p < 0.05 and an interval without 0.
+
+    Raises:
+        DataError: no cuts. UsageError: the sequences differ in length.
+    """
+    a, b = _scores(correct_a), _scores(correct_b)
+    if len(a) != len(b):
+        raise UsageError(f"A paired comparison needs the same cuts: {len(a)} against {len(b)}.")
+    totals, sizes, unit = _group_sums(a - b, groups, unit)
+    low, high = np.quantile(_bootstrap(totals, sizes, seed, resamples), [ALPHA / 2, 1 - ALPHA / 2])
+    p = _sign_flip_p(totals, seed, 5 * resamples)
+    difference = float(totals.sum() / sizes.sum())
+    verdict = "not distinguishable"
+    if p < ALPHA and (low > 0 or high < 0):
+        verdict = "better" if difference > 0 else "worse"
+    return Difference(difference, float(low), float(high), p, verdict, unit, len(sizes))
+
+
+def _paired(reference: Sequence[str], answer: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    if len(reference) != len(answer):
+        raise UsageError(f"There are {len(reference)} reference labels but {len(answer)} answers.")
+    if not len(reference):
+        raise DataError("There is nothing to score: no labels.")
+    return np.asarray(reference), np.asarray(answer)
+
+
+def _scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    scores = np.asarray(values, dtype=np.float64)
+    if not scores.size:
+        raise DataError("There is nothing to score: no cuts.")
+    return scores
+
+
+def _group_sums(
+    scores: np.ndarray, groups: Sequence[str | None] | None, unit: str
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return each group's sum and size, and what a group is."""
+    if groups is not None and len(groups) != len(scores):
+        raise UsageError(f"There are {len(scores)} cuts but {len(groups)} groups.")
+    if groups is None or len({name for name in groups if name is not None}) < MIN_GROUPS:
+        return scores, np.ones(len(scores)), "cut"
+    names = [f"#{index}" if name is None else f"={name}" for index, name in enumerate(groups)]
+    _, members = np.unique(names, return_inverse=True)
+    return np.bincount(members, weights=scores), np.bincount(members).astype(np.float64), unit
+
+
+def _bootstrap(totals: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Return the mean score of each resample, one at a time so that memory stays small."""
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for index in range(resamples):
+        drawn = rng.integers(len(totals), size=len(totals))
+        means[index] = totals[drawn].sum() / sizes[drawn].sum()
+    return means
+
+
+def _sign_flip_p(totals: np.ndarray, seed: int, flips: int) -> float:
+    """Return the two-sided p of: each group's difference could as well be its negative."""
+    moved = totals[totals != 0]
+    limit = abs(moved.sum()) - 1e-9
+    rng = np.random.default_rng(seed)
+    extreme = sum(
+        abs(rng.choice((-1.0, 1.0), size=len(moved)) @ moved) >= limit for _ in range(flips)
+    )
+    return float((extreme + 1) / (flips + 1))
+
+
+def _interval_without_variation(value: float, unit: str, groups: int) -> Interval:
+    """All right or all wrong: the bootstrap would claim certainty, the exact bound does not."""
+    doubt = (ALPHA / 2) ** (1 / groups)
+    if value == 1:
+        return Interval(doubt, 1.0, unit, groups)
+    if value == 0:
+        return Interval(0.0, 1.0 - doubt, unit, groups)
+    return Interval(value, value, unit, groups)
