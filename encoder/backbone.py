@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -81,6 +81,12 @@ class Backbone(nn.Module):
         """Take the global mean and variance of the training features."""
         self.feature_mean.copy_(statistics.mean)
         self.feature_scale.copy_(statistics.variance.rsqrt())
+
+    def save(self, folder: str | os.PathLike[str], **options: Any) -> str:
+        """Write a backbone directory, return its fingerprint; see `encoder.load.save_backbone` for the options."""
+        from encoder.load import save_backbone
+
+        return save_backbone(self, folder, **options)
 
     def normalise(self, features: Tensor) -> Tensor:
         """Return (features - mean) / standard deviation, per mel bin."""

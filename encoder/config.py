@@ -114,6 +114,8 @@ class BackboneConfig:
     heads: int = 4
     feed_forward: int = 768
     kernel: int = 15
+    conv_channels: int = 64
+    """Channels of the subsampling's convolutions; the reference has as many as `dim`."""
     dropout: float = 0.1
     features: FeatureConfig = field(default_factory=FeatureConfig)
 
@@ -124,8 +126,8 @@ class BackboneConfig:
             raise ConfigError(f"kernel={self.kernel} must be odd, so that it is centred on its frame.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout={self.dropout} must be in [0, 1).")
-        if min(self.dim, self.layers, self.heads, self.feed_forward) < 1:
-            raise ConfigError("dim, layers, heads and feed_forward must be positive.")
+        if min(self.dim, self.layers, self.heads, self.feed_forward, self.conv_channels) < 1:
+            raise ConfigError("dim, layers, heads, feed_forward and conv_channels must be positive.")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> BackboneConfig:
@@ -184,8 +186,13 @@ def _strict(cls: type, values: dict[str, Any]) -> Any:
 PRESETS: dict[str, BackboneConfig] = {
     "tiny": BackboneConfig(dim=96, layers=4, heads=4, feed_forward=384),
     "small": BackboneConfig(dim=192, layers=8, heads=4, feed_forward=768),
-    "base": BackboneConfig(dim=384, layers=12, heads=6, feed_forward=1792),
+    "base": BackboneConfig(dim=384, layers=12, heads=6, feed_forward=1792, conv_channels=384),
     "large": BackboneConfig(
-        dim=512, layers=17, heads=8, feed_forward=2048, features=FeatureConfig(sample_rate=16000)
+        dim=512,
+        layers=17,
+        heads=8,
+        feed_forward=2048,
+        conv_channels=512,
+        features=FeatureConfig(sample_rate=16000),
     ),
 }

@@ -58,7 +58,7 @@ class Conformer(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.embed = Subsampling(config.features.num_mels, config.dim)
+        self.embed = Subsampling(config.features.num_mels, config.conv_channels, config.dim)
         self.embed_dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.layers))
         self.after_norm = nn.LayerNorm(config.dim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
 
@@ -24,22 +25,25 @@ def _halved(bins: int) -> int:
 
 
 class Subsampling(nn.Module):
-    """Features (batch, features, mels) to frames (batch, frames, dim), scaled by sqrt(dim) as in the reference."""
+    """Features (batch, features, mels) to frames (batch, frames, dim), scaled by sqrt(dim) as in the reference.
 
-    def __init__(self, num_mels: int, dim: int) -> None:
+    The convolutions keep channels last and the dense ones run as matrix products: on a CPU this trains twice as fast
+    as convolutions with channels first, where the subsampling is half the work of a small backbone.
+    """
+
+    def __init__(self, num_mels: int, channels: int, dim: int) -> None:
         super().__init__()
         self.scale = math.sqrt(dim)
-        self.conv = nn.Sequential(
-            nn.Conv2d(1, dim, 3, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(dim, dim, 3, stride=2, groups=dim),
-            nn.Conv2d(dim, dim, 1),
-            nn.ReLU(),
-            nn.Conv2d(dim, dim, 3, stride=2, groups=dim),
-            nn.Conv2d(dim, dim, 1),
-            nn.ReLU(),
+        self.conv = nn.ModuleList(
+            [
+                nn.Conv2d(1, channels, 3, stride=2),
+                nn.Conv2d(channels, channels, 3, stride=2, groups=channels),
+                nn.Conv2d(channels, channels, 1),
+                nn.Conv2d(channels, channels, 3, stride=2, groups=channels),
+                nn.Conv2d(channels, channels, 1),
+            ]
         )
-        self.out = nn.Linear(dim * _halved(_halved(_halved(num_mels))), dim)
+        self.out = nn.Linear(channels * _halved(_halved(_halved(num_mels))), dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (batch, num_frames(features), dim)."""
@@ -47,6 +51,19 @@ class Subsampling(nn.Module):
         frames = num_frames(length)
         if frames == 0:
             return features.new_zeros(batch, 0, self.out.out_features)
-        hidden = self.conv(features[:, None, : SUBSAMPLING * (frames - 1) + RECEPTIVE_FIELD])
+        used = features[:, : SUBSAMPLING * (frames - 1) + RECEPTIVE_FIELD]
+        dense, *pairs = self.conv
+        patches = used.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
+        hidden = _dense(patches, dense)
+        for depthwise, pointwise in zip(pairs[::2], pairs[1::2], strict=True):
+            hidden = depthwise(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            hidden = _dense(hidden, pointwise)
         # Channel-major, bin-minor, as the reference flattens it.
-        return self.out(hidden.transpose(1, 2).flatten(2)) * self.scale
+        return self.out(hidden.transpose(2, 3).flatten(2)) * self.scale
+
+
+def _dense(hidden: Tensor, conv: nn.Module) -> Tensor:
+    """Apply a convolution over patches (..., inputs) as a matrix product, then ReLU."""
+    weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
+    output = functional.linear(hidden.flatten(0, 2), weight.flatten(1), bias)
+    return output.relu_().unflatten(0, hidden.shape[:3])
