@@ -1,0 +1,32 @@
+"""Learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+
+from trunkline.training.config import TrainConfig
+
+HOLD_UNTIL = 0.5  # tri_stage holds the peak until half of the steps are done, as fairseq does
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the learning rate of update `step` (0 is the first)."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
+    return config.lr * _decay(config, step, min(done, 1.0))
+
+
+def _decay(config: TrainConfig, step: int, done: float) -> float:
+    """Return the share of the peak, given how much of the way after the warm-up is done, in [0, 1]."""
+    final = config.final_lr_ratio
+    if config.schedule == "linear":
+        return 1 - (1 - final) * done
+    if config.schedule == "cosine":
+        return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+    if config.schedule == "inverse_sqrt":
+        return max(final, math.sqrt(max(1, config.warmup_steps) / (step + 1)))
+    if config.schedule == "tri_stage":
+        hold = max(HOLD_UNTIL * config.steps, config.warmup_steps)
+        return final ** max(0.0, min(1.0, (step + 1 - hold) / max(1.0, config.steps - hold)))
+    return 1.0
