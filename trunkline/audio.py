@@ -22,7 +22,19 @@ from trunkline.errors import DataError, StorageError, UsageError, nearest
 
 ROLES = {"agent": 0, "customer": 1}
 MEDIA_SUFFIXES = frozenset({".m4a", ".mp4", ".aac", ".amr", ".awb", ".3gp", ".wma", ".webm"})
-SUFFIXES = MEDIA_SUFFIXES | {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64"}
+SUFFIXES = MEDIA_SUFFIXES | {
+    ".wav",
+    ".wave",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aiff",
+    ".aif",
+    ".au",
+    ".w64",
+}
 
 PathLike = str | os.PathLike[str]
 Channel = int | str
@@ -83,7 +95,9 @@ def read(
         DataError: as `info`; or several channels and none chosen, a stretch outside the file, a damaged file,
             NaN or infinite samples (named by position).
     """
-    stretch = blocks(path, channel=channel, start=start, end=end, sample_rate=sample_rate, block_seconds=60.0)
+    stretch = blocks(
+        path, channel=channel, start=start, end=end, sample_rate=sample_rate, block_seconds=60.0
+    )
     return _join(path, list(stretch))
 
 
@@ -112,7 +126,9 @@ def blocks(
     """
     with contextlib.closing(_open(path)) as reader:
         index = _channel_index(reader.info, channel)
-        for block in _stream(reader, slice(index, index + 1), start, end, sample_rate, block_seconds):
+        for block in _stream(
+            reader, slice(index, index + 1), start, end, sample_rate, block_seconds
+        ):
             yield block[:, 0]
 
 
@@ -135,7 +151,12 @@ def is_dual_mono(path: PathLike) -> bool:
 
 
 def _stream(
-    reader: Reader, pick: slice, start: float, end: float | None, sample_rate: int | None, block_seconds: float
+    reader: Reader,
+    pick: slice,
+    start: float,
+    end: float | None,
+    sample_rate: int | None,
+    block_seconds: float,
 ) -> Iterator[np.ndarray]:
     """Yield checked, resampled float32 blocks (samples, channels) of a stretch of the picked channels."""
     about = reader.info
@@ -166,7 +187,9 @@ def _stream(
 
 def _join(path: PathLike, parts: list[np.ndarray]) -> np.ndarray:
     if not parts:
-        raise DataError(f"{path}: the stretch is too short to hold one sample at the rate asked for.")
+        raise DataError(
+            f"{path}: the stretch is too short to hold one sample at the rate asked for."
+        )
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -177,9 +200,13 @@ def _span(about: AudioInfo, start: float, end: float | None) -> tuple[int, int]:
             f"{'its end' if end is None else f'{end} s'}."
         )
     first = round(start * about.sample_rate)
-    last = about.num_samples if end is None else min(about.num_samples, round(end * about.sample_rate))
+    last = (
+        about.num_samples if end is None else min(about.num_samples, round(end * about.sample_rate))
+    )
     if first >= last:
-        raise DataError(f"{about.path} lasts {about.duration:.3f} s; no sample lies between {start} s and {end} s.")
+        raise DataError(
+            f"{about.path} lasts {about.duration:.3f} s; no sample lies between {start} s and {end} s."
+        )
     return first, last
 
 
@@ -192,10 +219,14 @@ def _channel_index(about: AudioInfo, channel: Channel | None) -> int:
             )
         return 0
     if isinstance(channel, str) and channel not in ROLES:
-        raise UsageError(f"Unknown channel {channel!r}.{nearest(channel, ROLES)} An index works too.")
+        raise UsageError(
+            f"Unknown channel {channel!r}.{nearest(channel, ROLES)} An index works too."
+        )
     index = ROLES[channel] if isinstance(channel, str) else channel
     if not 0 <= index < about.channels:
-        raise DataError(f"{about.path} has {about.channels} channel(s), so there is no channel {channel!r}.")
+        raise DataError(
+            f"{about.path} has {about.channels} channel(s), so there is no channel {channel!r}."
+        )
     return index
 
 
@@ -215,7 +246,9 @@ def _check_samples(about: AudioInfo, block: np.ndarray, position: int) -> None:
         )
     peak = float(np.abs(block).max(initial=0.0))
     if peak > _LOUDEST:
-        raise DataError(f"{about.path} holds samples up to {peak:.6g}; float audio must be scaled to [-1, 1].")
+        raise DataError(
+            f"{about.path} holds samples up to {peak:.6g}; float audio must be scaled to [-1, 1]."
+        )
 
 
 def _open(path: PathLike) -> Reader:
@@ -257,12 +290,18 @@ def _check_header(path: Path, file: BinaryIO) -> None:
         there = size - file.tell()
         if length == 0xFFFFFFFF and long_size is not None:
             length = long_size
-        elif length >= 0x7FFFF000:  # what programs write that stream into a pipe: the length is not known
+        elif (
+            length >= 0x7FFFF000
+        ):  # what programs write that stream into a pipe: the length is not known
             return
         if length == 0 and there > 0:
-            raise DataError(f"{path} has an unfinished WAV header (0 bytes of data, {there} follow); repair it.")
+            raise DataError(
+                f"{path} has an unfinished WAV header (0 bytes of data, {there} follow); repair it."
+            )
         if length > there:
-            raise DataError(f"{path} is truncated: its header promises {length} bytes of samples, {there} are there.")
+            raise DataError(
+                f"{path} is truncated: its header promises {length} bytes of samples, {there} are there."
+            )
         return
 
 
@@ -271,7 +310,9 @@ class _SoundFileReader:
         try:
             self._file = soundfile.SoundFile(path)
         except soundfile.LibsndfileError as error:
-            raise DataError(f"{path} is not a recording in a known format ({error.error_string})") from error
+            raise DataError(
+                f"{path} is not a recording in a known format ({error.error_string})"
+            ) from error
         file = self._file
         # libsndfile 1.2 lands beside the mark when it seeks in Vorbis.
         self._seekable = file.seekable() and file.subtype != "VORBIS"
@@ -285,7 +326,9 @@ class _SoundFileReader:
             file.close()
             raise DataError(f"{path} holds no samples.")
         codec = f"{file.format}/{file.subtype}"
-        self.info = AudioInfo(path, frames, file.samplerate, file.channels, frames / file.samplerate, codec)
+        self.info = AudioInfo(
+            path, frames, file.samplerate, file.channels, frames / file.samplerate, codec
+        )
 
     def blocks(self, first: int, last: int, size: int) -> Iterator[np.ndarray]:
         frames = self.info.num_samples

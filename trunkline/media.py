@@ -17,7 +17,9 @@ except ImportError as error:
         "Reading m4a, amr, wma and webm needs PyAV, which is not installed: pip install trunkline[media]"
     ) from error
 
-_PREROLL = 0.5  # s; decoding begins this much earlier than a seek, so that the codec's overlap has settled
+_PREROLL = (
+    0.5  # s; decoding begins this much earlier than a seek, so that the codec's overlap has settled
+)
 
 
 class MediaReader:
@@ -32,7 +34,9 @@ class MediaReader:
         try:
             self._container = av.open(str(path))
         except av.error.FFmpegError as error:
-            raise DataError(f"{path} is not a recording in a known format ({error.strerror}).") from error
+            raise DataError(
+                f"{path} is not a recording in a known format ({error.strerror})."
+            ) from error
         if not self._container.streams.audio:
             self._container.close()
             raise DataError(f"{path} has no audio track.")
@@ -47,7 +51,9 @@ class MediaReader:
         else:
             samples = sum(frame.samples for frame in self._rewound())
         codec = f"{self._container.format.name.split(',')[0]}/{stream.codec_context.name}".upper()
-        self.info = AudioInfo(path, samples, self._rate, self._channels, samples / self._rate, codec)
+        self.info = AudioInfo(
+            path, samples, self._rate, self._channels, samples / self._rate, codec
+        )
 
     def blocks(self, first: int, last: int, size: int) -> Iterator[np.ndarray]:
         """Yield samples `first` to `last` as float32 arrays (at most size, channels)."""
@@ -73,7 +79,9 @@ class MediaReader:
         cursor = None if self._seeks else 0
         for frame in self._rewound(first):
             if (frame.sample_rate, frame.layout.nb_channels) != (self._rate, self._channels):
-                raise DataError(f"{self._path} changes its sample rate or channels midway; split it first.")
+                raise DataError(
+                    f"{self._path} changes its sample rate or channels midway; split it first."
+                )
             if cursor is None:
                 cursor = round(frame.pts * frame.time_base * self._rate)
             for piece in to_float.resample(frame):

@@ -1,0 +1,314 @@
+"""Other people's data folders as manifest rows: a directory of audio, CSV/TSV, Kaldi, Lhotse.
+
+Each reader yields (line, row) with checked rows; paths are as written, to be taken relative to the source's folder.
+JSON lines, NeMo's among them, are read by `trunkline.manifest` itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import gzip
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trunkline import audio
+from trunkline.errors import DataError, DependencyError, StorageError, nearest
+from trunkline.rows import FIELDS, Row, check_row
+
+Rows = Iterator[tuple[int, Row]]
+
+_ALIASES = {
+    "key": "id",
+    "utt": "id",
+    "wav": "audio_filepath",
+    "path": "audio_filepath",
+    "txt": "text",
+}
+
+
+def detect(path: Path) -> str:
+    """Return the format of a source: "directory", "kaldi", "csv", "tsv", "lhotse" or "jsonl".
+
+    Raises:
+        DataError: a file whose name and first line tell nothing.
+    """
+    if path.is_dir():
+        return "kaldi" if (path / "wav.scp").is_file() else "directory"
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if suffix in (".csv", ".tsv"):
+        return suffix[1:]
+    if suffix.lower() in audio.SUFFIXES:
+        raise DataError(
+            f"{path} is a recording, not a manifest; give its folder or a manifest that lists it."
+        )
+    for _, line in _lines(path):
+        if '"recording"' in line or line.strip() == "[":
+            return "lhotse"
+        if not line.lstrip().startswith(("{", "[")) and suffix not in (".jsonl", ".json"):
+            raise DataError(
+                f"{path} is no manifest; give a folder, .jsonl, .csv, .tsv or a Kaldi data folder."
+            )
+        return "lhotse" if path.suffix == ".gz" else "jsonl"
+    raise DataError(f"{path} is empty.")
+
+
+def read_directory(path: Path) -> Rows:
+    """Yield a row for each channel of each recording below a folder; the same voice twice (dual mono) counts once.
+
+    A recording that cannot be read is a row as well, so that checks and runs name it instead of losing it.
+    """
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))
+    )
+    recordings = [file for file in files if file.suffix.lower() in audio.SUFFIXES]
+    if not recordings:
+        kinds = collections.Counter(file.suffix or file.name for file in files).most_common(3)
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds) or "it is empty"
+        raise DataError(
+            f"{path} holds no recordings ({found}). Known: {', '.join(sorted(audio.SUFFIXES))}."
+        )
+    dual = 0
+    for file in recordings:
+        name = str(file.relative_to(path))
+        try:
+            about = audio.info(file)
+            same = about.channels == 2 and audio.is_dual_mono(file)
+        except (DataError, StorageError, DependencyError) as error:
+            logging.getLogger(__name__).warning("%s", error)
+            yield 0, {"audio_filepath": name}
+            continue
+        dual += same
+        row = {
+            "audio_filepath": name,
+            "duration": about.duration,
+            "sampling_rate": about.sample_rate,
+        }
+        if about.channels == 1:
+            yield 0, row
+        elif same:
+            yield 0, row | {"channel": 0, "dual_mono": True}
+        else:
+            yield from ((0, row | {"channel": channel}) for channel in range(about.channels))
+    if dual:
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d recordings hold the same signal on both channels; one channel of each is used.",
+            path, dual, len(recordings),
+        )  # fmt: skip
+
+
+def read_table(path: Path) -> Rows:
+    """Yield the rows of a CSV or TSV: `key wav txt`, with or without that header, or a header of manifest fields."""
+    table = csv.reader(
+        (line for _, line in _lines(path)), delimiter="\t" if ".tsv" in path.suffixes else ","
+    )
+    try:
+        head = next(table, [])
+        names = [_ALIASES.get(name.strip(), name.strip()) for name in head]
+        if "audio_filepath" not in names:
+            if not 2 <= len(head) <= 3 or any(name in FIELDS for name in names):
+                raise DataError(
+                    f"{path}:1 names no audio_filepath (or wav) column.{nearest('audio_filepath', head)}"
+                )
+            names = ["id", "audio_filepath", "text"][: len(head)]
+            yield 1, check_row(dict(zip(names, head, strict=True)), f"{path}:1")
+        for cells in table:
+            where = f"{path}:{table.line_num}"
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                raise DataError(f"{where} has {len(cells)} cells, the first line {len(names)}.")
+            row = {
+                name: _cell(name, cell, where)
+                for name, cell in zip(names, cells, strict=True)
+                if cell
+            }
+            yield table.line_num, check_row(row, where)
+    except csv.Error as error:
+        raise DataError(f"{path}:{table.line_num} cannot be split into cells: {error}.") from error
+
+
+def read_kaldi(path: Path) -> Rows:
+    """Yield the utterances of a Kaldi data folder: wav.scp, and segments, text, utt2spk, reco2file_and_channel.
+
+    Raises:
+        DataError: wav.scp holds a command or an offset into an archive, or a file names what no other file has.
+    """
+    recordings: dict[str, tuple[int, str]] = {}
+    for number, key, where in _kaldi_file(path / "wav.scp"):
+        if where.endswith("|"):
+            raise DataError(
+                f"{path / 'wav.scp'}:{number} is a command ({where[:40]}...), and data may not run commands: "
+                "write the recording to a file first (wav-copy scp:wav.scp ark,scp is not enough; use sox or ffmpeg)."
+            )
+        if ".ark:" in where:
+            raise DataError(
+                f"{path / 'wav.scp'}:{number} points into an archive ({where}); give files, one a recording."
+            )
+        recordings[key] = number, where
+    texts, speakers = _optional(path / "text"), _optional(path / "utt2spk")
+    sides = {key: value.split() for key, value in _optional(path / "reco2file_and_channel").items()}
+    segmented = (path / "segments").is_file()
+    seen = set()
+    for number, key, rest in _kaldi_file(path / ("segments" if segmented else "wav.scp")):
+        at = f"{path / ('segments' if segmented else 'wav.scp')}:{number}"
+        recording, *times = rest.split() if segmented else [key]
+        if recording not in recordings or (segmented and len(times) < 2):
+            raise DataError(
+                f"{at} must be: utterance recording start end, with a recording of wav.scp."
+            )
+        row: Row = {"id": key, "audio_filepath": recordings[recording][1], "call_id": recording}
+        if segmented:
+            row |= {"start": times[0], "end": None if times[1] == "-1" else times[1]}
+        if side := sides.get(recording):
+            row |= {
+                "call_id": side[0],
+                "channel": {"A": 0, "B": 1, "1": 0, "2": 1}.get(side[-1], side[-1]),
+            }
+        row |= {"text": texts.get(key), "speaker": speakers.get(key)}
+        seen.add(key)
+        yield number, check_row(row, at)
+    for name, values in (("text", texts), ("utt2spk", speakers)):
+        if lost := sorted(set(values) - seen):
+            raise DataError(
+                f"{path / name} has {len(lost)} utterance(s) without audio, the first {lost[0]!r}."
+            )
+
+
+def read_lhotse(path: Path) -> Rows:
+    """Yield the cuts of a Lhotse manifest (.jsonl, .json, .gz): MonoCut, and each channel of a MultiCut.
+
+    Raises:
+        DataError: another kind of cut, audio that lies in no file, or transforms that were to be applied on the fly.
+    """
+    for number, cut in _lhotse_cuts(path):
+        where = f"{path}:{number}"
+        try:
+            yield from ((number, row) for row in _lhotse_rows(cut, where))
+        except (KeyError, TypeError, IndexError) as error:
+            raise DataError(
+                f"{where} is no Lhotse cut ({error!r} is missing or ill-formed)."
+            ) from error
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {
+    "directory": read_directory,
+    "csv": read_table,
+    "tsv": read_table,
+    "kaldi": read_kaldi,
+    "lhotse": read_lhotse,
+}
+
+
+def _lhotse_cuts(path: Path) -> Iterator[tuple[int, Any]]:
+    lines = list(_lines(path)) if ".json" in path.suffixes else _lines(path)
+    try:
+        if isinstance(lines, list) and lines and lines[0][1].lstrip().startswith("["):
+            yield from enumerate(json.loads("".join(line for _, line in lines)), 1)
+            return
+        for number, line in lines:
+            if line.strip():
+                yield number, json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno if isinstance(lines, list) else number} is not valid JSON."
+        ) from error
+
+
+def _lhotse_rows(cut: Row, where: str) -> Iterator[Row]:
+    kind = cut.get("type", "MonoCut")
+    if kind not in ("MonoCut", "MultiCut"):
+        raise DataError(
+            f"{where} is a {kind}; only MonoCut and MultiCut are read. Save its audio first."
+        )
+    recording = cut["recording"]
+    if recording.get("transforms"):
+        raise DataError(
+            f"{where}: its recording carries transforms; save the changed audio first (lhotse cut.save_audio)."
+        )
+    channels = cut["channel"] if isinstance(cut["channel"], list) else [cut["channel"]]
+    for channel in channels:
+        source = next((item for item in recording["sources"] if channel in item["channels"]), None)
+        if source is None or source["type"] != "file":
+            raise DataError(
+                f"{where}: channel {channel} lies in no file ({source and source['type']})."
+            )
+        said = [item for item in cut.get("supervisions", []) if _of_channel(item, channel, kind)]
+        start = cut["start"]
+        row: Row = (cut.get("custom") or {}) | {
+            "id": cut["id"] if len(channels) == 1 else f"{cut['id']}#{channel}",
+            "audio_filepath": source["source"],
+            "call_id": recording["id"],
+            "channel": source["channels"].index(channel) if len(source["channels"]) > 1 else None,
+            "start": start,
+            "end": start + cut["duration"],
+            "duration": cut["duration"],
+            "sampling_rate": recording["sampling_rate"],
+            "text": " ".join(item["text"] for item in sorted(said, key=_start) if item.get("text"))
+            or None,
+        }
+        for name in ("speaker", "language", "gender"):
+            values = {item.get(name) for item in said}
+            row[name] = values.pop() if len(values) == 1 else None
+        yield check_row(row, where)
+
+
+def _of_channel(item: Row, channel: int, kind: str) -> bool:
+    there = item.get("channel", channel)
+    return kind == "MonoCut" or channel in (there if isinstance(there, list) else [there])
+
+
+def _start(item: Row) -> float:
+    return item["start"]
+
+
+def _cell(name: str, cell: str, where: str) -> Any:
+    if name not in ("tags", "labels"):
+        return cell
+    try:
+        return json.loads(cell)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: {name} must be JSON, not {cell!r}.") from error
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _optional(path: Path) -> dict[str, str]:
+    return {key: rest for _, key, rest in _kaldi_file(path)} if path.is_file() else {}
+
+
+def _kaldi_file(path: Path) -> Iterator[tuple[int, str, str]]:
+    seen = set()
+    for number, line in _lines(path):
+        key, _, rest = (
+            line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
+        )
+        if key in seen:
+            raise DataError(f"{path}:{number} repeats {key!r}.")
+        if not key:
+            continue
+        seen.add(key)
+        yield number, key, rest.strip()
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else open(path, encoding="utf-8-sig") as file
+        ):
+            for number, line in enumerate(file, 1):
+                yield number, line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number + 1} is not UTF-8 text.") from error
+    except EOFError as error:
+        raise DataError(f"{path} is cut short after line {number}.") from error
+    except OSError as error:
+        raise StorageError(f"Cannot read {path}: {error.strerror or error}.") from error
