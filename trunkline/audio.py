@@ -1,8 +1,9 @@
 """Recordings in: one voice, float32 in [-1, 1], at the rate that was asked for.
 
-WAV, FLAC, Ogg, Opus and MP3 are read by libsndfile; m4a, amr and wma by `trunkline.media`. Every reader here goes
-through `_stream`, block by block, so a whole file, its blocks and a stretch of it are the same samples, and a
-16-hour call needs the memory of one block. Resampling (soxr, high quality) happens once, with one state per call.
+WAV, FLAC, Ogg, Opus and MP3 are read by libsndfile; m4a, amr and wma by `trunkline.media`. Every
+reader here goes through `_stream`, block by block, so a whole file, its blocks and a stretch of it
+are the same samples, and a 16-hour call needs the memory of one block. Resampling (soxr, high
+quality) happens once, with one state per call.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ PathLike = str | os.PathLike[str]
 Channel = int | str
 
 _SLACK = 0.1  # s; how far a declared end may lie past the file: manifests round, codecs pad
-_LOUDEST = 8.0  # float files may overshoot 1 and are clipped; beyond this they are not scaled to [-1, 1] at all
+_LOUDEST = 8.0  # overshoot up to here is clipped; beyond it, float audio is not scaled to 1 at all
 _UNKNOWN = 1 << 62  # libsndfile's length of a FLAC stream whose header does not tell
 
 
 class AudioInfo(NamedTuple):
-    """What a file's header says; `num_samples` is per channel, `sample_rate` in Hz, `duration` in seconds."""
+    """What a header says: `num_samples` per channel, `sample_rate` in Hz, `duration` in seconds."""
 
     path: Path
     num_samples: int
@@ -72,7 +73,8 @@ def info(path: PathLike) -> AudioInfo:
 
     Raises:
         StorageError: the file is missing or may not be read.
-        DataError: it is no recording, holds no samples, or its header promises more data than there is.
+        DataError: it is no recording, holds no samples, or its header promises more data than there
+            is.
         DependencyError: an m4a, amr or wma file without the `media` extra.
     """
     with contextlib.closing(_open(path)) as reader:
@@ -89,10 +91,12 @@ def read(
 ) -> np.ndarray:
     """Return one voice of a recording, (samples,) float32 in [-1, 1].
 
-    `start` and `end` are seconds; only that part is decoded. `channel` is an index, "agent" (0) or "customer" (1).
+    `start` and `end` are seconds; only that part is decoded. `channel` is an index, "agent" (0) or
+    "customer" (1).
 
     Raises:
-        DataError: as `info`; or several channels and none chosen, a stretch outside the file, a damaged file,
+        DataError: as `info`; or several channels and none chosen, a stretch outside the file, a
+            damaged file,
             NaN or infinite samples (named by position).
     """
     stretch = blocks(
@@ -104,7 +108,7 @@ def read(
 def read_channels(
     path: PathLike, *, start: float = 0.0, end: float | None = None, sample_rate: int | None = None
 ) -> np.ndarray:
-    """Return every channel of a recording, (channels, samples) float32 in [-1, 1]; raises as `read`."""
+    """Return every channel, (channels, samples) float32 in [-1, 1]; raises as `read`."""
     with contextlib.closing(_open(path)) as reader:
         stretch = list(_stream(reader, slice(None), start, end, sample_rate, 60.0))
     return np.ascontiguousarray(_join(path, stretch).T)
@@ -121,8 +125,8 @@ def blocks(
 ) -> Iterator[np.ndarray]:
     """Yield the samples of `read` in blocks (samples,) of about `block_seconds`, in bounded memory.
 
-    Joined, the blocks are bit for bit what `read` returns, whatever their size (MP3: to 1e-6, its decoder rounds
-    with its position). Raises as `read`.
+    Joined, the blocks are bit for bit what `read` returns, whatever their size (MP3: to 1e-6, its
+    decoder rounds with its position). Raises as `read`.
     """
     with contextlib.closing(_open(path)) as reader:
         index = _channel_index(reader.info, channel)
@@ -133,7 +137,7 @@ def blocks(
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Return (samples,) or (samples, channels) float32 at `target_rate` Hz, anti-aliased, in [-1, 1]."""
+    """Return (samples[, channels]) float32 at `target_rate` Hz, anti-aliased, in [-1, 1]."""
     waveform = np.asarray(waveform, dtype=np.float32)
     if source_rate == target_rate:
         return waveform
@@ -142,7 +146,7 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
 
 
 def is_dual_mono(path: PathLike) -> bool:
-    """Return whether a two-channel file holds the same signal twice (to 16-bit rounding); stops at a difference."""
+    """Return whether a two-channel file holds one signal twice, to 16-bit rounding."""
     with contextlib.closing(_open(path)) as reader:
         if reader.info.channels != 2:
             return False
@@ -158,7 +162,7 @@ def _stream(
     sample_rate: int | None,
     block_seconds: float,
 ) -> Iterator[np.ndarray]:
-    """Yield checked, resampled float32 blocks (samples, channels) of a stretch of the picked channels."""
+    """Yield checked, resampled float32 blocks (samples, channels) of the picked channels."""
     about = reader.info
     first, last = _span(about, start, end)
     if block_seconds <= 0:
@@ -205,7 +209,7 @@ def _span(about: AudioInfo, start: float, end: float | None) -> tuple[int, int]:
     )
     if first >= last:
         raise DataError(
-            f"{about.path} lasts {about.duration:.3f} s; no sample lies between {start} s and {end} s."
+            f"{about.path} lasts {about.duration:.3f} s; no sample lies from {start} s to {end} s."
         )
     return first, last
 
@@ -214,7 +218,7 @@ def _channel_index(about: AudioInfo, channel: Channel | None) -> int:
     if channel is None:
         if about.channels > 1:
             raise DataError(
-                f"{about.path} has {about.channels} channels and none was chosen: give channel 0 (agent) or "
+                f"{about.path} has {about.channels} channels and none was chosen: give 0 (agent) or "
                 '1 (customer), in a manifest as "channel": 0.'
             )
         return 0
@@ -270,7 +274,7 @@ def _open(path: PathLike) -> Reader:
 
 
 def _check_header(path: Path, file: BinaryIO) -> None:
-    """Refuse an empty file and a WAV whose data chunk is longer than the file; libsndfile would just cut it."""
+    """Refuse an empty file, and a WAV cut short, which libsndfile would take as it is."""
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise DataError(f"{path} is empty (0 bytes).")
@@ -300,7 +304,7 @@ def _check_header(path: Path, file: BinaryIO) -> None:
             )
         if length > there:
             raise DataError(
-                f"{path} is truncated: its header promises {length} bytes of samples, {there} are there."
+                f"{path} is truncated: its header promises {length} bytes, it holds {there}."
             )
         return
 
@@ -316,8 +320,8 @@ class _SoundFileReader:
         file = self._file
         # libsndfile 1.2 lands beside the mark when it seeks in Vorbis.
         self._seekable = file.seekable() and file.subtype != "VORBIS"
-        # Its Opus decoder rounds the last samples differently in a read that begins inside the last packet (<= 120 ms),
-        # so no read begins there.
+        # Its Opus decoder rounds the last samples differently in a read that begins inside the
+        # last packet (at most 120 ms), so no read begins there.
         self._tail = file.samplerate // 4 if file.subtype == "OPUS" else 0
         frames = file.frames
         if frames >= _UNKNOWN:

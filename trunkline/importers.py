@@ -1,7 +1,7 @@
 """Other people's data folders as manifest rows: a directory of audio, CSV/TSV, Kaldi, Lhotse.
 
-Each reader yields (line, row) with checked rows; paths are as written, to be taken relative to the source's folder.
-JSON lines, NeMo's among them, are read by `trunkline.manifest` itself.
+Each reader yields (line, row) with checked rows; paths are as written, to be taken relative to the
+source's folder. JSON lines, NeMo's among them, are read by `trunkline.manifest` itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trunkline import audio
-from trunkline.errors import DataError, DependencyError, StorageError, nearest
+from trunkline.errors import DataError, DependencyError, StorageError
 from trunkline.rows import FIELDS, Row, check_row
 
 Rows = Iterator[tuple[int, Row]]
@@ -57,9 +57,11 @@ def detect(path: Path) -> str:
 
 
 def read_directory(path: Path) -> Rows:
-    """Yield a row for each channel of each recording below a folder; the same voice twice (dual mono) counts once.
+    """Yield a row for each channel of each recording below a folder.
 
-    A recording that cannot be read is a row as well, so that checks and runs name it instead of losing it.
+    A file with the same signal on both channels (dual mono) gives one row and is reported.
+    A recording that cannot be read is a row as well, so that checks and runs name it instead of
+    losing it.
     """
     files = sorted(
         file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))
@@ -95,13 +97,15 @@ def read_directory(path: Path) -> Rows:
             yield from ((0, row | {"channel": channel}) for channel in range(about.channels))
     if dual:
         logging.getLogger(__name__).warning(
-            "%s: %d of %d recordings hold the same signal on both channels; one channel of each is used.",
-            path, dual, len(recordings),
-        )  # fmt: skip
+            "%s: %d of %d recordings hold one signal on both channels; one of the two is used.",
+            path,
+            dual,
+            len(recordings),
+        )
 
 
 def read_table(path: Path) -> Rows:
-    """Yield the rows of a CSV or TSV: `key wav txt`, with or without that header, or a header of manifest fields."""
+    """Yield the rows of a CSV or TSV: a header of manifest fields, or `key wav txt`."""
     table = csv.reader(
         (line for _, line in _lines(path)), delimiter="\t" if ".tsv" in path.suffixes else ","
     )
@@ -111,7 +115,7 @@ def read_table(path: Path) -> Rows:
         if "audio_filepath" not in names:
             if not 2 <= len(head) <= 3 or any(name in FIELDS for name in names):
                 raise DataError(
-                    f"{path}:1 names no audio_filepath (or wav) column.{nearest('audio_filepath', head)}"
+                    f"{path}:1 names no audio_filepath (or wav) column; it has: {', '.join(head)}."
                 )
             names = ["id", "audio_filepath", "text"][: len(head)]
             yield 1, check_row(dict(zip(names, head, strict=True)), f"{path}:1")
@@ -132,21 +136,25 @@ def read_table(path: Path) -> Rows:
 
 
 def read_kaldi(path: Path) -> Rows:
-    """Yield the utterances of a Kaldi data folder: wav.scp, and segments, text, utt2spk, reco2file_and_channel.
+    """Yield the utterances of a Kaldi data folder.
+
+    Read are wav.scp and, where there, segments, text, utt2spk and reco2file_and_channel.
 
     Raises:
-        DataError: wav.scp holds a command or an offset into an archive, or a file names what no other file has.
+        DataError: wav.scp holds a command or an offset into an archive, or a file names what no
+            other file has.
     """
     recordings: dict[str, tuple[int, str]] = {}
     for number, key, where in _kaldi_file(path / "wav.scp"):
         if where.endswith("|"):
             raise DataError(
-                f"{path / 'wav.scp'}:{number} is a command ({where[:40]}...), and data may not run commands: "
-                "write the recording to a file first (wav-copy scp:wav.scp ark,scp is not enough; use sox or ffmpeg)."
+                f"{path / 'wav.scp'}:{number} is a command ({where[:40]}...) and data may not run "
+                "commands: write the recording to a file first and name the file here."
             )
         if ".ark:" in where:
             raise DataError(
-                f"{path / 'wav.scp'}:{number} points into an archive ({where}); give files, one a recording."
+                f"{path / 'wav.scp'}:{number} points into an archive ({where}); "
+                "write each recording to a file first."
             )
         recordings[key] = number, where
     texts, speakers = _optional(path / "text"), _optional(path / "utt2spk")
@@ -179,10 +187,11 @@ def read_kaldi(path: Path) -> Rows:
 
 
 def read_lhotse(path: Path) -> Rows:
-    """Yield the cuts of a Lhotse manifest (.jsonl, .json, .gz): MonoCut, and each channel of a MultiCut.
+    """Yield the MonoCuts, and each channel of the MultiCuts, of a Lhotse .jsonl or .json (.gz).
 
     Raises:
-        DataError: another kind of cut, audio that lies in no file, or transforms that were to be applied on the fly.
+        DataError: another kind of cut, audio that lies in no file, or transforms that were to be
+            applied on the fly.
     """
     for number, cut in _lhotse_cuts(path):
         where = f"{path}:{number}"
@@ -226,9 +235,7 @@ def _lhotse_rows(cut: Row, where: str) -> Iterator[Row]:
         )
     recording = cut["recording"]
     if recording.get("transforms"):
-        raise DataError(
-            f"{where}: its recording carries transforms; save the changed audio first (lhotse cut.save_audio)."
-        )
+        raise DataError(f"{where}: its recording carries transforms; save the changed audio first.")
     channels = cut["channel"] if isinstance(cut["channel"], list) else [cut["channel"]]
     for channel in channels:
         source = next((item for item in recording["sources"] if channel in item["channels"]), None)

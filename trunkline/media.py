@@ -1,4 +1,4 @@
-"""Recordings that libsndfile cannot read (m4a, amr, wma, webm), decoded by FFmpeg through PyAV (`media` extra)."""
+"""Recordings that libsndfile cannot read (m4a, amr, wma, webm), by PyAV (`media` extra)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ try:
     import av
 except ImportError as error:
     raise DependencyError(
-        "Reading m4a, amr, wma and webm needs PyAV, which is not installed: pip install trunkline[media]"
+        "Reading m4a, amr, wma and webm needs PyAV: pip install trunkline[media]"
     ) from error
 
 _PREROLL = (
@@ -25,8 +25,8 @@ _PREROLL = (
 class MediaReader:
     """An open m4a, amr, wma or webm file; see `trunkline.audio.Reader`.
 
-    MP4 states its length and seeks; the others only estimate both, so they are decoded once to be counted and
-    always read from their beginning.
+    MP4 states its length and seeks; the others only estimate both, so they are decoded once to be
+    counted and always read from their beginning.
     """
 
     def __init__(self, path: Path) -> None:

@@ -22,9 +22,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A stretch of one channel of one recording; times in seconds, `audio_filepath` absolute, unknown keys in `extra`.
+    """A stretch of one channel of one recording; times in seconds, `audio_filepath` absolute.
 
-    `line` is where the cut stands in its manifest (from 1; 0 where it comes from no file of lines).
+    Keys the manifest does not define are kept in `extra`. `line` is where the cut stands in its
+    manifest (from 1; 0 where it comes from no file of lines).
     """
 
     id: str
@@ -45,13 +46,13 @@ class Cut:
     line: int = 0
 
     def label(self, name: str) -> Any:
-        """Return `labels[name]`, else `extra[name]`, else the field of that name (`speaker`), else None."""
+        """Return `labels[name]`, else `extra[name]`, else the field `name`, else None."""
         if name in self.labels:
             return self.labels[name]
         return self.extra.get(name, getattr(self, name) if name in FIELDS else None)
 
     def load(self, sample_rate: int | None = None) -> np.ndarray:
-        """Return the cut's waveform (samples,), float32 in [-1, 1]; raises as `trunkline.audio.read`."""
+        """Return the waveform (samples,), float32 in [-1, 1]; raises as `trunkline.audio.read`."""
         return audio.read(
             self.audio_filepath,
             channel=self.channel,
@@ -74,7 +75,7 @@ class Cut:
 
 
 def parse_row(text: str | bytes, where: str) -> Row:
-    """Return the row of one JSON line, checked as by `check_row`; `where` is "file:line" for the message."""
+    """Return the checked row of a JSON line; `where` is "file:line" for messages."""
     try:
         row = json.loads(text)
     except UnicodeDecodeError as error:
@@ -89,7 +90,9 @@ def parse_row(text: str | bytes, where: str) -> Row:
 
 
 def check_row(row: Row, where: str) -> Row:
-    """Return the row with its known fields typed (roles as channel index, NeMo's `offset` as `start`); others kept.
+    """Return the row with its known fields typed, others as they are.
+
+    Roles become a channel index, NeMo's `offset` a `start`; null is as good as absent.
 
     Raises:
         DataError: `audio_filepath` is missing, or a field has a type or value that it cannot have.

@@ -1,0 +1,230 @@
+"""A manifest's Arrow table: typed columns and each line's text, memory-mapped from a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from trunkline.errors import StorageError
+from trunkline.rows import SECONDS, STRINGS, Row, parse_row
+
+_VERSION = "1"  # of the cache; another version is built anew
+_BLOCK = 4 << 20  # bytes of JSONL parsed at once
+# What each column is; a line's whole text, with the keys not named here, is `json`.
+TYPES = {name: pa.string() for name in STRINGS} | {name: pa.float64() for name in SECONDS}
+TYPES |= {"channel": pa.int64(), "sampling_rate": pa.int64()}
+_SCHEMA = pa.schema([*TYPES.items(), ("line", pa.int64()), ("json", pa.string())])
+
+
+def table_of_lines(path: Path) -> tuple[pa.Table, Path]:
+    """Return the mapped table of a JSONL manifest and the cache file it lies in, built first if need be.
+
+    The cache is known by the manifest's size and time of change; two processes may build it at
+    once. Its schema's metadata holds the `fingerprint`, the SHA-256 of the manifest.
+
+    Raises:
+        DataError: a line is wrong (named as file:line).
+        StorageError: the manifest cannot be read, or no cache written.
+    """
+    try:
+        stat = path.stat()
+        open(path, "rb").close()
+    except OSError as error:
+        raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
+    key = hashlib.sha256(f"{_VERSION} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    own = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    home = Path(os.environ.get("TRUNKLINE_CACHE") or Path.home() / ".cache" / "trunkline")
+    beside = (path.parent / ".trunkline" / f"{path.name}.{key}.arrow",)
+    if (
+        not path.parent.stat().st_mode & 0o222
+    ):  # marked read-only, though a superuser might write there
+        beside = ()
+    places = (*beside, home / f"{path.name}.{own}.{key}.arrow")
+    table = cache = None
+    for cache in places:
+        if cache.is_file() and (table := _try_map(cache)) is not None:
+            break
+    refused: OSError | None = None
+    for cache in places if table is None else ():
+        try:
+            write_whole(cache, lambda file: _write_cache(path, file))
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            refused = error
+            continue
+        for old in cache.parent.glob(f"{cache.name.removesuffix(f'{key}.arrow')}*.arrow"):
+            if old != cache:
+                old.unlink(missing_ok=True)
+        table = map_table(cache)
+        break
+    if table is None:
+        raise StorageError(
+            f"Cannot cache {path} beside it or in {home}: {refused}. "
+            "Set TRUNKLINE_CACHE to a folder with space."
+        )
+    return table, cache
+
+
+def _try_map(cache: Path) -> pa.Table | None:
+    try:
+        return map_table(cache)
+    except (pa.ArrowInvalid, OSError):  # cut short or removed meanwhile: built anew
+        return None
+
+
+def map_table(cache: Path) -> pa.Table:
+    """Return the table of a cache file, memory-mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(cache))).read_all()
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Fill a temporary sibling and rename it: nobody sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _write_cache(path: Path, file: BinaryIO) -> None:
+    with open(path, "rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+        source.seek(0)
+        schema = _SCHEMA.with_metadata({"fingerprint": digest})
+        with pa.ipc.new_file(file, schema) as writer:
+            for batch in _batches_of_lines(path, source):
+                writer.write_batch(batch)
+
+
+def _batches_of_lines(path: Path, source: BinaryIO) -> Iterator[pa.RecordBatch]:
+    number, rest = 1, b""
+    while True:
+        block = source.read(_BLOCK)
+        head, newline, tail = block.rpartition(b"\n")
+        if block and not newline:
+            rest += block
+            continue
+        text = (rest + head).removeprefix(b"\xef\xbb\xbf") if number == 1 else rest + head
+        rest = tail
+        if text:
+            lines = text.split(b"\n")
+            numbered = [
+                (at, line) for at, line in enumerate(lines, number) if line and not line.isspace()
+            ]
+            if numbered:
+                yield _batch(*zip(*numbered, strict=True), path)
+            number += len(lines)
+        elif newline:
+            number += 1
+        if not block:
+            return
+
+
+def _batch(numbers: tuple[int, ...], lines: tuple[bytes, ...], path: Path) -> pa.RecordBatch:
+    columns = _parse_fast(b"\n".join(lines), len(lines))
+    if (
+        columns is None
+    ):  # something is unusual or wrong: line by line, slower, with the line's number
+        rows = [
+            parse_row(line, f"{path}:{number}") for number, line in zip(numbers, lines, strict=True)
+        ]
+        columns = _columns(rows)
+    return _complete(columns, numbers, pa.array(lines, pa.binary()).cast(pa.string()))
+
+
+def table_of_rows(rows: Iterable[tuple[int, Row]]) -> tuple[pa.Table, str]:
+    """Return the table of (line, checked row) pairs, in memory, and the SHA-256 of their JSON."""
+    digest = hashlib.sha256()
+    table = pa.Table.from_batches(_batches_of_rows(rows, digest.update), _SCHEMA)
+    return table, digest.hexdigest()
+
+
+def _batches_of_rows(
+    rows: Iterable[tuple[int, Row]], update: Callable[[bytes], None]
+) -> Iterator[pa.RecordBatch]:
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, 10_000)):
+        texts = [json.dumps(row, ensure_ascii=False) for _, row in chunk]
+        update(("\n".join(texts) + "\n").encode())
+        yield _complete(
+            _columns([row for _, row in chunk]),
+            [line for line, _ in chunk],
+            pa.array(texts, pa.string()),
+        )
+
+
+def _columns(rows: list[Row]) -> dict[str, pa.Array]:
+    return {name: pa.array([row.get(name) for row in rows], kind) for name, kind in TYPES.items()}
+
+
+def _parse_fast(text: bytes, count: int) -> dict[str, pa.Array] | None:
+    """Return the typed columns of `count` lines by Arrow's parser, None where a line is unusual."""
+    schema = pa.schema([*TYPES.items(), ("offset", pa.float64())])
+    try:
+        table = pj.read_json(
+            pa.BufferReader(text),
+            pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
+            pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        ).combine_chunks()
+    except pa.ArrowInvalid:
+        return None
+    columns = {name: _flat(table.column(name)) for name in table.column_names}
+    start = pc.fill_null(columns["start"], 0.0)
+    faults = [pc.less(columns[name], 0) for name in (*SECONDS, "channel")]
+    faults += [pc.less_equal(columns["end"], start), pc.less_equal(columns["sampling_rate"], 0)]
+    faults += [pc.equal(columns["audio_filepath"], ""), pc.is_valid(columns.pop("offset"))]
+    faulty = any(pc.any(fault).as_py() for fault in faults)
+    return (
+        None
+        if faulty or table.num_rows != count or columns["audio_filepath"].null_count
+        else columns
+    )
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _complete(
+    columns: dict[str, pa.Array], numbers: Sequence[int], texts: pa.Array
+) -> pa.RecordBatch:
+    """Fill in what rows leave out: `end` from start and duration, ids from path and times."""
+    path, start, end = columns["audio_filepath"], columns["start"], columns["end"]
+    end = pc.coalesce(end, pc.add(start, columns["duration"]))
+    channel = pc.binary_join_element_wise("#", columns["channel"].cast(pa.string()), "")
+    times = pc.binary_join_element_wise(
+        "@",
+        pc.fill_null(start.cast(pa.string()), "0"),
+        pc.binary_join_element_wise("-", end.cast(pa.string()), ""),
+        "",
+    )
+    names = pc.binary_join_element_wise(
+        path, pc.fill_null(channel, ""), pc.fill_null(times, ""), ""
+    )
+    columns = columns | {
+        "end": end,
+        "id": pc.coalesce(columns["id"], names),
+        "call_id": pc.coalesce(
+            columns["call_id"], pc.replace_substring_regex(path, r"\.[^./]+$", "")
+        ),
+        "line": pa.array(numbers, pa.int64()),
+        "json": texts,
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
