@@ -107,26 +107,32 @@ def step_features(log_mel: LogMel, waveform: Tensor, state: FeatureState) -> tup
 
 
 class FeatureStatistics:
-    """Mean and variance of features, gathered block by block (Welford's update in float64; Chan et al. 1983)."""
+    """Mean and variance of features, gathered block by block in float64 (Welford; merged as Chan et al. 1983)."""
 
     def __init__(self, num_mels: int) -> None:
         self.count = 0
         self.mean = torch.zeros(num_mels, dtype=torch.float64)
-        self._squares = torch.zeros(num_mels, dtype=torch.float64)
+        self.squares = torch.zeros(num_mels, dtype=torch.float64)
+        """Sum of squared differences from the mean."""
 
     def update(self, features: Tensor) -> None:
         """Add a block of features (features, num_mels)."""
         block = features.detach().to("cpu", torch.float64)
-        if block.shape[0] == 0:
+        if block.shape[0]:
+            mean = block.mean(dim=0)
+            self.merge(block.shape[0], mean, (block - mean).square().sum(dim=0))
+
+    def merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        """Add what another `FeatureStatistics` gathered."""
+        if count == 0:
             return
-        mean = block.mean(dim=0)
-        total = self.count + block.shape[0]
+        total = self.count + count
         delta = mean - self.mean
-        self._squares += (block - mean).square().sum(dim=0) + delta.square() * (self.count * block.shape[0] / total)
-        self.mean += delta * (block.shape[0] / total)
+        self.squares += squares + delta.square() * (self.count * count / total)
+        self.mean += delta * (count / total)
         self.count = total
 
     @property
     def variance(self) -> Tensor:
         """Population variance, floored at 1e-20 as in the reference."""
-        return (self._squares / max(self.count, 1)).clamp_min(1e-20)
+        return (self.squares / max(self.count, 1)).clamp_min(1e-20)

@@ -1,0 +1,184 @@
+"""Targets of a corpus: sample vectors, cluster them, label every frame, and write down what made the labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from encoder import Backbone, Context
+from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
+from encoder.subsampling import num_frames
+from ssl.best_rq import BestRqConfig, RandomQuantiser
+from ssl.corpus import Features, Labels, cut_features
+from ssl.targets import KMeans, Reservoir, TargetConfig, cluster_health, feature_vectors, frame_labels
+from trunkline.errors import ConfigError
+from trunkline.log import get_logger, progress
+from trunkline.manifest import Manifest
+
+logger = get_logger(__name__)
+
+STRETCH = 500
+"""Frames of a cut (40 s) that are looked at in one piece; every stretch of a cut is labelled in the same way."""
+BATCH_FRAMES = 2000
+
+
+class Stretches:
+    """The features of a corpus in stretches of at most `STRETCH` frames, read from the cache or the audio."""
+
+    def __init__(self, manifest: Manifest, features: Features, backbone: Backbone) -> None:
+        self.manifest, self.features, self.backbone = manifest, features, backbone
+
+    def of_cut(self, cut: int) -> Iterator[np.ndarray]:
+        """Yield features (features, mels) float32 of consecutive stretches of frames."""
+        frames = num_frames(self.features.length(cut))
+        rows = self.features.rows(cut, 0, 0)
+        whole = None if rows is not None else np.concatenate(list(cut_features(self.manifest[cut], self.backbone.log_mel)))
+        for start in range(0, frames, STRETCH):
+            stop = min(start + STRETCH, frames)
+            first, last = SUBSAMPLING * start, SUBSAMPLING * (stop - 1) + RECEPTIVE_FIELD
+            block = self.features.rows(cut, first, last) if whole is None else whole[first:last]
+            assert block is not None
+            yield block
+
+
+def cluster_mfcc(stretches: Stretches, config: TargetConfig, folder: Path, seed: int) -> Labels:
+    """Cluster MFCC and label every frame with `config.labels_per_frame` clusters."""
+    reservoir = Reservoir(config.sample_rows, seed)
+    cuts = stretches.features.cuts
+    for cut in _shown(_spread(cuts, seed), "sampling MFCC"):
+        for block in stretches.of_cut(cut):
+            reservoir.add(feature_vectors(block, config))
+    kmeans = KMeans.fit(reservoir.result(), config.clusters, seed)
+
+    def labels() -> Iterator[np.ndarray]:
+        for cut in _shown(cuts.tolist(), "labelling"):
+            blocks = [frame_labels(kmeans.assign(feature_vectors(b, config)), config) for b in stretches.of_cut(cut)]
+            yield np.concatenate(blocks) if blocks else np.zeros((0, config.labels_per_frame), dtype=np.uint16)
+
+    source = {"kind": "mfcc", **asdict(config), "seed": seed}
+    return _write(stretches, folder, labels(), kmeans.centroids, config.clusters, source)
+
+
+def quantise_randomly(stretches: Stretches, config: BestRqConfig, folder: Path, seed: int) -> Labels:
+    """Label every frame with the nearest entry of a random codebook (BEST-RQ)."""
+    backbone = stretches.backbone
+    quantiser = RandomQuantiser(backbone.config.features.num_mels, config, seed)
+
+    def labels() -> Iterator[np.ndarray]:
+        for cut in _shown(stretches.features.cuts.tolist(), "labelling"):
+            blocks = [
+                quantiser.assign(backbone.normalise(torch.from_numpy(block)).numpy()) for block in stretches.of_cut(cut)
+            ]
+            yield np.concatenate(blocks) if blocks else np.zeros((0, 1), dtype=np.uint16)
+
+    source = {"kind": "best_rq", **asdict(config), "seed": seed}
+    return _write(stretches, folder, labels(), quantiser.codebook, config.codewords, source)
+
+
+def cluster_layer(stretches: Stretches, layer: int, clusters: int, sample_rows: int, folder: Path, seed: int) -> Labels:
+    """Cluster the frames of one encoder layer, one label a frame.
+
+    Raises:
+        ConfigError: the backbone has no such layer.
+    """
+    if not 0 <= layer <= stretches.backbone.num_layers:
+        raise ConfigError(f"layer={layer}: the backbone has layers 0 to {stretches.backbone.num_layers}.")
+    reservoir = Reservoir(sample_rows, seed)
+    cuts = stretches.features.cuts
+    order = cuts[np.argsort([stretches.features.length(cut) for cut in cuts], kind="stable")].tolist()
+    spread = _spread(cuts, seed)
+    # Enough cuts to fill the sample three times; the whole corpus need not be encoded twice.
+    total = np.cumsum([num_frames(stretches.features.length(cut)) for cut in spread])
+    sampled = spread[: int(np.searchsorted(total, 3 * sample_rows)) + 1]
+    for _, frames in _encoded(stretches, sampled, layer, f"sampling layer {layer}"):
+        reservoir.add(frames)
+    kmeans = KMeans.fit(reservoir.result(), clusters, seed)
+    found = {cut: np.zeros((0, 1), dtype=np.uint16) for cut in order}
+    for cut, frames in _encoded(stretches, order, layer, "labelling"):
+        found[cut] = np.concatenate([found[cut], kmeans.assign(frames)[:, None]])
+    source = {"kind": "layer", "layer": layer, "clusters": clusters, "backbone": stretches.backbone.fingerprint, "seed": seed}
+    return _write(stretches, folder, (found[cut] for cut in cuts.tolist()), kmeans.centroids, clusters, source)
+
+
+@torch.no_grad()
+def _encoded(stretches: Stretches, cuts: list[int], layer: int, title: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (cut, frames of the layer) for every stretch of the cuts, batches of like length together."""
+    waiting: list[tuple[int, np.ndarray]] = []
+    backbone = stretches.backbone.eval()
+    device = backbone.feature_mean.device
+
+    def flush() -> Iterator[tuple[int, np.ndarray]]:
+        if not waiting:
+            return
+        blocks = [torch.from_numpy(block) for _, block in waiting]
+        lengths = torch.tensor([len(block) for block in blocks])
+        padded = pad_sequence(blocks, batch_first=True)
+        encoded = backbone(padded.to(device), lengths.to(device), context=Context.full(), layers=[layer])
+        assert encoded.layers is not None
+        frames = encoded.layers[0].float().cpu().numpy()
+        yield from ((cut, frames[at, : encoded.lengths[at]]) for at, (cut, _) in enumerate(waiting))
+        waiting.clear()
+
+    for cut in _shown(cuts, title):
+        for block in stretches.of_cut(cut):
+            longest = max(len(block), *(len(b) for _, b in waiting)) if waiting else len(block)
+            if waiting and longest * (len(waiting) + 1) > BATCH_FRAMES * SUBSAMPLING:
+                yield from flush()
+            waiting.append((cut, block))
+    yield from flush()
+
+
+def _spread(cuts: np.ndarray, seed: int) -> list[int]:
+    return np.random.default_rng(seed).permutation(cuts).tolist()
+
+
+def _shown(cuts: list[int], title: str) -> Iterator[int]:
+    with progress(total=len(cuts), description=title, unit="cuts") as bar:
+        for cut in cuts:
+            yield cut
+            bar.advance(1)
+
+
+def _write(
+    stretches: Stretches, folder: Path, labels: Iterator[np.ndarray], centroids: np.ndarray, clusters: int, source: dict[str, Any]
+) -> Labels:
+    counted = _Counted(labels, clusters)
+    backbone = stretches.backbone
+
+    def about() -> dict[str, Any]:
+        health = cluster_health(counted.counts)
+        for warning in health.warnings():
+            logger.warning("Targets in %s: %s", folder, warning)
+        return {
+            "source": source,
+            "clusters": clusters,
+            "frame_rate": 1 / backbone.frame_shift,
+            "sample_rate": backbone.sample_rate,
+            "quantiser_sha256": hashlib.sha256(np.ascontiguousarray(centroids).tobytes()).hexdigest(),
+            "features": asdict(backbone.config.features),
+            "manifest": stretches.manifest.fingerprint,
+            "health": {**asdict(health), "counts": counted.counts.tolist()},
+        }
+
+    Labels.write(folder, stretches.features.cuts, iter(counted), about, centroids)
+    return Labels(folder)
+
+
+class _Counted:
+    """Counts labels as they pass."""
+
+    def __init__(self, labels: Iterator[np.ndarray], clusters: int) -> None:
+        self._labels = labels
+        self.counts = np.zeros(clusters, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self._labels:
+            self.counts += np.bincount(block.reshape(-1), minlength=len(self.counts))
+            yield block
