@@ -9,7 +9,6 @@ from trunkline.errors import ConfigError, nearest
 
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt", "tri_stage")
 PRECISIONS = ("no", "bf16", "fp16")
-TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio")
 
 #: A resumed run may change these: they decide what is reported and kept, not what is learnt.
 FREE_ON_RESUME = frozenset(
@@ -64,8 +63,6 @@ class TrainConfig:
         self._require("threads", self.threads is None or self.threads >= 1, "1 or more")
         self._choose("schedule", self.schedule, SCHEDULES)
         self._choose("precision", self.precision, PRECISIONS)
-        for name in self.trackers:
-            self._choose("trackers", name, TRACKERS)
 
     def _require(self, name: str, fulfilled: bool, allowed: str) -> None:
         if not fulfilled:

@@ -1,7 +1,7 @@
 """All that a run must remember to go on as if it had never stopped, and its checkpoints on disk.
 
 A checkpoint is a folder `step-N` of safetensors and JSON that appears whole or not at all. Randomness needs no
-state: each microbatch seeds torch from its number, each item from (seed, epoch, id), the learning rate from the step.
+state: a microbatch seeds torch from its number, an item from (seed, epoch, id), and the step gives the learning rate.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SCHEMA = 1
 class Progress:
     """Where a run is: what the next step needs to know about all steps before it."""
 
-    seen: np.ndarray  # (items,) bool: the items that were drawn at least once
+    seen: np.ndarray  # (items,) bool: drawn at least once
     step: int = 0  # updates made
     epoch: int = 0  # of the next microbatch
     position: int = 0  # of the next microbatch in its epoch
     audio_seconds: float = 0.0
     quarantined: dict[str, dict[str, Any]] = field(default_factory=dict)  # by item id
-    sums: dict[str, list[float]] = field(default_factory=dict)  # metric -> [sum, count] since the last line
+    sums: dict[str, list[float]] = field(default_factory=dict)  # metric: [sum, count] since its last line
     metrics: dict[str, Any] = field(default_factory=dict)  # newest line and evaluation
 
     def to_json(self) -> dict[str, Any]:
@@ -57,30 +57,31 @@ class Average:
 
     def __init__(self, task: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.parameters = {name: p for name, p in task.named_parameters() if p.requires_grad}
-        self.values = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+        self.weights = {name: p for name, p in task.named_parameters() if p.requires_grad}
+        self.values = {name: p.detach().float().clone() for name, p in self.weights.items()}
 
+    @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the weights after update `step`; early steps move faster, to forget the random start."""
+        """Move towards the weights after update `step`, faster at first, to forget the random start."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in self.values.items():
-            value.lerp_(self.parameters[name].detach().float(), 1 - decay)
+            value.lerp_(self.weights[name].float(), 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Put the average in place of the weights within the block."""
-        weights = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.load(self.values)
+        before = {name: p.detach().clone() for name, p in self.weights.items()}
+        _copy(self.values, self.weights)
         try:
             yield
         finally:
-            self.load(weights)
+            _copy(before, self.weights)
 
-    @torch.no_grad()
-    def load(self, values: Mapping[str, Tensor]) -> None:
-        """Copy `values` into the weights."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(values[name])
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, value in source.items():
+        target[name].copy_(value)
 
 
 def save_checkpoint(
@@ -93,26 +94,28 @@ def save_checkpoint(
     average: Average | None = None,
     scaler: Mapping[str, Any] | None = None,
     keep: int = 2,
-) -> Path:
+) -> None:
     """Write `folder`/step-N and remove all but the newest `keep`.
 
     Raises:
         StorageError: the disk refuses; the checkpoints before it are untouched.
     """
-    target = folder / f"step-{progress.step}"
-    tensors = {"model": task.state_dict(), "optimizer": _optimizer_tensors(task, optimizer)}
-    if average is not None:
-        tensors["ema"] = average.values
-    with write_folder(target, overwrite=True) as temporary:
-        hashes = {f"{name}.safetensors": _write(temporary / f"{name}.safetensors", values) for name, values in tensors.items()}
-        state = {"schema": SCHEMA, "progress": progress.to_json(), "settings": settings, "scaler": scaler, "sha256": hashes}
-        write_json(temporary / "state.json", state)
+    parts = {"model": task.state_dict(), "ema": average.values if average else {}}
+    parts["optimizer"] = {
+        f"{key}/{name}": value
+        for name, parameter in task.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    with write_folder(folder / f"step-{progress.step}", overwrite=True) as temporary:
+        digests = {name: _write(temporary / f"{name}.safetensors", part) for name, part in parts.items()}
+        state = {"schema": SCHEMA, "sha256": digests, "settings": settings, "scaler": scaler}
+        write_json(temporary / "state.json", state | {"progress": progress.to_json()})
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    # Copies, because safetensors refuses tied weights that share memory.
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     try:
         save_file(copies, path)
@@ -121,58 +124,48 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return sha256_file(path)
 
 
-def _optimizer_tensors(task: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{key}/{name}": value
-        for name, parameter in task.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"Cannot read {path}: {error}") from error
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: str | Path) -> list[Path]:
     """Return the step-N folders in `folder`, oldest first."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    found = [path for path in Path(folder).glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint, None if there is none.
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """Return the newest checkpoint in `folder`, None if there is none.
 
     Raises:
         CheckpointError: the newest is damaged; the message says which older one is whole.
     """
-    found = list_checkpoints(folder)
-    if not found:
-        return None
-    try:
-        _verify(found[-1])
-    except (CheckpointError, StorageError) as error:
-        whole = next((path for path in reversed(found[:-1]) if _is_whole(path)), None)
-        advice = f"{whole.name} is whole: remove {found[-1]} to go on from there." if whole else "There is no older whole one."
-        raise CheckpointError(f"The newest checkpoint {found[-1]} is damaged: {error} {advice}") from error
-    return found[-1]
+    path, whole, fault = None, None, None
+    for path in list_checkpoints(folder):
+        try:
+            _verify(path)
+            whole, fault = path, None
+        except (CheckpointError, StorageError) as error:
+            fault = error
+    if fault is not None:
+        older = f"{whole.name} is whole: remove {path} to go on from there." if whole else "No older one is whole."
+        raise CheckpointError(f"The newest checkpoint {path} is damaged: {fault} {older}") from fault
+    return path
 
 
-def _verify(folder: Path) -> dict[str, Any]:
+def _verify(folder: Path) -> None:
     state = read_json(folder / "state.json")
-    if not isinstance(state, dict) or not {"schema", "progress", "settings", "sha256"} <= state.keys():
-        raise CheckpointError(f"{folder / 'state.json'} does not describe a checkpoint.")
+    if not isinstance(state, dict) or not {"schema", "sha256", "settings", "progress"} <= state.keys():
+        raise CheckpointError("state.json does not describe a checkpoint.")
     if state["schema"] > SCHEMA:
-        raise CheckpointError(f"{folder} was written by a newer version (schema {state['schema']}); update trunkline.")
+        raise CheckpointError(f"it was written by a newer trunkline (schema {state['schema']}); update.")
     for name, digest in state["sha256"].items():
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{name} is missing.")
-        if sha256_file(folder / name) != digest:
-            raise CheckpointError(f"{name} is not what was written (its SHA-256 differs).")
-    return state
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        _verify(folder)
-    except (CheckpointError, StorageError):
-        return False
-    return True
+        path = folder / f"{name}.safetensors"
+        if not path.is_file() or sha256_file(path) != digest:
+            raise CheckpointError(f"{path.name} is not what was written.")
 
 
 def load_checkpoint(
@@ -190,66 +183,25 @@ def load_checkpoint(
         ConfigError: the run was started with other `settings`; names the keys.
         CheckpointError: a tensor is missing, left over or of another shape.
     """
-    state = _verify(folder)
-    check_unchanged(state["settings"], settings, folder)
-    load_exactly(task, _read(folder / "model.safetensors"), folder / "model.safetensors")
+    state = read_json(folder / "state.json")
+    _check_unchanged(state["settings"], settings, folder)
+    weights, own = _read(folder / "model.safetensors"), task.state_dict()
+    for name in own.keys() | weights.keys():
+        here, there = own.get(name), weights.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = " and ".join("nothing" if t is None else str(tuple(t.shape)) for t in (there, here))
+            raise CheckpointError(f"{folder} does not fit the task: {name!r} is {shapes}, in this order.")
+    task.load_state_dict(weights)
     parameters = dict(task.named_parameters())
     for name, value in _read(folder / "optimizer.safetensors").items():
-        key, _, parameter = name.partition("/")
-        if parameter not in parameters:
-            raise CheckpointError(f"{folder / 'optimizer.safetensors'} holds {name!r}, which the task does not have.")
-        optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device)
+        key, _, owner = name.partition("/")
+        optimizer.state[parameters[owner]][key] = value.to(parameters[owner].device)
     if average is not None:
-        for name, value in _read(folder / "ema.safetensors").items():
-            average.values[name].copy_(value)
+        _copy(_read(folder / "ema.safetensors"), average.values)
     return Progress.from_json(state["progress"], items), state["scaler"]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"Cannot read {path}: {error}") from error
-
-
-def load_exactly(task: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Load a state dict; a tensor missing, left over or of another shape is a `CheckpointError` that names it."""
-    own = task.state_dict()
-    faults = [f"{name} is missing" for name in sorted(own.keys() - tensors.keys())]
-    faults += [f"{name} is left over" for name in sorted(tensors.keys() - own.keys())]
-    for name in sorted(own.keys() & tensors.keys()):
-        if own[name].shape != tensors[name].shape:
-            faults.append(f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}")
-    if faults:
-        raise CheckpointError(f"{source} does not fit the task: {'; '.join(faults[:5])}.")
-    task.load_state_dict(dict(tensors))
-
-
-def load_weights(folder: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint as a state dict, with the running average in place if `ema`."""
-    folder = Path(folder)
-    averaged = _read(folder / "ema.safetensors") if ema else {}
-    return _read(folder / "model.safetensors") | averaged
-
-
-def average_checkpoints(folders: Sequence[str | Path]) -> dict[str, Tensor]:
-    """Return the mean of the weights of several checkpoints; whole numbers are those of the last."""
-    if not folders:
-        raise CheckpointError("There are no checkpoints to average.")
-    states = [load_weights(folder) for folder in folders]
-    for folder, state in zip(folders, states, strict=True):
-        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in states[0].items()}:
-            raise CheckpointError(f"{folder} holds other tensors than {folders[0]}; they cannot be averaged.")
-    return {
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(last.dtype)
-        if last.is_floating_point()
-        else last
-        for name, last in states[-1].items()
-    }
-
-
-def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """Raise a ConfigError that names every setting in which a resumed run differs from the one it continues."""
+def _check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     before, after = _flat(old), _flat(json.loads(json.dumps(new)))
     changed = [
         f"{key} ({before.get(key)} -> {after.get(key)})"
@@ -258,7 +210,7 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
     ]
     if changed:
         raise ConfigError(
-            f"Cannot resume from {folder}: it was made with other settings: {', '.join(changed)}. "
+            f"{folder} was trained with other settings: {', '.join(changed)}. "
             "Put them back, or train in another folder."
         )
 
@@ -266,5 +218,30 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def load_weights(folder: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint as a state dict, with the running average in place if `ema`."""
+    folder = Path(folder)
+    return _read(folder / "model.safetensors") | (_read(folder / "ema.safetensors") if ema else {})
+
+
+def average_checkpoints(folders: Sequence[str | Path]) -> dict[str, Tensor]:
+    """Return the mean of the weights of several checkpoints; whole numbers are those of the last.
+
+    Raises:
+        CheckpointError: one holds other tensors than the first, or none was given.
+    """
+    states = [load_weights(folder) for folder in folders]
+    for folder, state in zip(folders, states, strict=True):
+        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in states[0].items()}:
+            raise CheckpointError(f"{folder} holds other tensors than {folders[0]}; they cannot be averaged.")
+    if not states:
+        raise CheckpointError("There are no checkpoints to average.")
+    mean = dict(states[-1])
+    for name, last in mean.items():
+        if last.is_floating_point():
+            mean[name] = (sum(state[name].double() for state in states) / len(states)).to(last.dtype)
+    return mean

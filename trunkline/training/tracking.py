@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import platform
 import shutil
@@ -32,10 +31,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: another run holds it, or the folder cannot be written.
     """
-    path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"Cannot write to the run folder {folder}: {error.strerror}.") from error
     with file:
@@ -43,13 +41,13 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StorageError(f"{folder} is in use by another run ({holder}); wait for it or choose another.") from error
+            holder = file.read() or "another process"
+            raise StorageError(f"{folder} is in use by {holder}; wait for it or choose another folder.") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
-        for left in folder.glob("checkpoints/.step-*"):  # half-written when an earlier run was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for half in folder.glob("checkpoints/.step-*"):  # an earlier run was killed while it wrote
+            shutil.rmtree(half, ignore_errors=True)
         yield
 
 
@@ -58,44 +56,32 @@ class Records:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.checkpoints = folder / "checkpoints"
-        self._about = {"started": _now(), "command": sys.argv, **about, "versions": _versions()}
+        self.about = {"started": _now(), "command": sys.argv, **about, "versions": _versions()}
 
     def start(self, progress: Progress) -> None:
-        """Cut the records to `progress`, so that a resumed run leaves the same lines as an unbroken one."""
+        """Cut the records back to `progress`: a resumed run leaves the same lines as an unbroken one."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= progress.step]
+        whole = [line for line in lines if line.endswith("}")]  # the last may have been cut by a kill
+        kept = [line for line in whole if json.loads(line)["step"] <= progress.step]
         write_text(path, "".join(line + "\n" for line in kept))
-        faults = [_line(fault) for fault in progress.quarantined.values()]
-        write_text(self.folder / "quarantine.jsonl", "".join(faults))
+        faults = "".join(_line(fault) for fault in progress.quarantined.values())
+        write_text(self.folder / "quarantine.jsonl", faults)
         self.write_run("running", progress)
 
-    def write_run(self, status: str, progress: Progress, **more: Any) -> None:
+    def write_run(self, status: str, progress: Progress) -> None:
         """Write run.json."""
         state = {"status": status, "updated": _now(), "step": progress.step, "epoch": progress.epoch}
         state |= {"audio_hours": progress.audio_seconds / 3600, "quarantined": len(progress.quarantined)}
-        write_json(self.folder / "run.json", {**self._about, **state, "metrics": progress.metrics, **more})
+        write_json(self.folder / "run.json", {**self.about, **state, "metrics": progress.metrics})
 
-    def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        self._append("metrics.jsonl", row)
-
-    def add_fault(self, fault: Mapping[str, Any]) -> None:
-        """Append a line to quarantine.jsonl."""
-        self._append("quarantine.jsonl", fault)
-
-    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl or quarantine.jsonl."""
         try:
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(_line(row))
         except OSError as error:
             raise StorageError(f"Cannot write {self.folder / name}: {error.strerror}.") from error
-
-
-def json_number(value: float) -> float | None:
-    """Return `value`, or None where JSON has no word for it (NaN, infinity)."""
-    return value if math.isfinite(value) else None
 
 
 def _line(row: Mapping[str, Any]) -> str:
