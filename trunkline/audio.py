@@ -56,6 +56,17 @@ class AudioInfo(NamedTuple):
     codec: str
 
 
+class AudioFault(DataError):
+    """A recording is not what it should be; `kind` is one word for it, as in a check's report."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[AudioFault], tuple[str, str]]:
+        return type(self), (self.kind, str(self))
+
+
 class Reader(Protocol):
     """An open recording."""
 
@@ -183,33 +194,36 @@ def _stream(
         if len(picked):
             yield np.clip(picked, -1.0, 1.0)
     if position < last:
-        raise DataError(
+        raise AudioFault(
+            "truncated",
             f"{about.path} is truncated: its header promises {about.duration:.3f} s, "
-            f"it ends at {position / about.sample_rate:.3f} s. Export it again."
+            f"it ends at {position / about.sample_rate:.3f} s. Export it again.",
         )
 
 
 def _join(path: PathLike, parts: list[np.ndarray]) -> np.ndarray:
     if not parts:
-        raise DataError(
-            f"{path}: the stretch is too short to hold one sample at the rate asked for."
+        raise AudioFault(
+            "span", f"{path}: the stretch is too short to hold one sample at the rate asked for."
         )
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _span(about: AudioInfo, start: float, end: float | None) -> tuple[int, int]:
     if not 0 <= start or (end is not None and not start < end <= about.duration + _SLACK):
-        raise DataError(
+        raise AudioFault(
+            "span",
             f"{about.path} lasts {about.duration:.3f} s; there is no stretch from {start} s to "
-            f"{'its end' if end is None else f'{end} s'}."
+            f"{'its end' if end is None else f'{end} s'}.",
         )
     first = round(start * about.sample_rate)
     last = (
         about.num_samples if end is None else min(about.num_samples, round(end * about.sample_rate))
     )
     if first >= last:
-        raise DataError(
-            f"{about.path} lasts {about.duration:.3f} s; no sample lies from {start} s to {end} s."
+        raise AudioFault(
+            "span",
+            f"{about.path} lasts {about.duration:.3f} s; no sample lies from {start} s to {end} s.",
         )
     return first, last
 
@@ -217,9 +231,10 @@ def _span(about: AudioInfo, start: float, end: float | None) -> tuple[int, int]:
 def _channel_index(about: AudioInfo, channel: Channel | None) -> int:
     if channel is None:
         if about.channels > 1:
-            raise DataError(
-                f"{about.path} has {about.channels} channels and none was chosen: give 0 (agent) or "
-                '1 (customer), in a manifest as "channel": 0.'
+            raise AudioFault(
+                "channel",
+                f"{about.path} has {about.channels} channels and none was chosen: give 0 (agent) "
+                'or 1 (customer), in a manifest as "channel": 0.',
             )
         return 0
     if isinstance(channel, str) and channel not in ROLES:
@@ -228,8 +243,9 @@ def _channel_index(about: AudioInfo, channel: Channel | None) -> int:
         )
     index = ROLES[channel] if isinstance(channel, str) else channel
     if not 0 <= index < about.channels:
-        raise DataError(
-            f"{about.path} has {about.channels} channel(s), so there is no channel {channel!r}."
+        raise AudioFault(
+            "channel",
+            f"{about.path} has {about.channels} channel(s), so there is no channel {channel!r}.",
         )
     return index
 
@@ -244,14 +260,16 @@ def _check_samples(about: AudioInfo, block: np.ndarray, position: int) -> None:
     if not np.isfinite(block.sum(dtype=np.float64)):
         row = int(np.argwhere(~np.isfinite(block))[0, 0])
         where = position + row
-        raise DataError(
+        raise AudioFault(
+            "nan",
             f"{about.path} holds NaN or infinite samples, the first at sample {where} "
-            f"({where / about.sample_rate:.3f} s). Export it again."
+            f"({where / about.sample_rate:.3f} s). Export it again.",
         )
     peak = float(np.abs(block).max(initial=0.0))
     if peak > _LOUDEST:
-        raise DataError(
-            f"{about.path} holds samples up to {peak:.6g}; float audio must be scaled to [-1, 1]."
+        raise AudioFault(
+            "scale",
+            f"{about.path} holds samples up to {peak:.6g}; float audio must be scaled to [-1, 1].",
         )
 
 
@@ -261,7 +279,7 @@ def _open(path: PathLike) -> Reader:
         with path.open("rb") as file:
             _check_header(path, file)
     except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder, not a recording.") from error
+        raise AudioFault("unreadable", f"{path} is a folder, not a recording.") from error
     except FileNotFoundError as error:
         raise StorageError(f"{path} does not exist.") from error
     except OSError as error:
@@ -277,7 +295,7 @@ def _check_header(path: Path, file: BinaryIO) -> None:
     """Refuse an empty file, and a WAV cut short, which libsndfile would take as it is."""
     size = os.fstat(file.fileno()).st_size
     if size == 0:
-        raise DataError(f"{path} is empty (0 bytes).")
+        raise AudioFault("empty", f"{path} is empty (0 bytes).")
     head = file.read(12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
         return
@@ -299,12 +317,14 @@ def _check_header(path: Path, file: BinaryIO) -> None:
         ):  # what programs write that stream into a pipe: the length is not known
             return
         if length == 0 and there > 0:
-            raise DataError(
-                f"{path} has an unfinished WAV header (0 bytes of data, {there} follow); repair it."
+            raise AudioFault(
+                "truncated",
+                f"{path} has an unfinished WAV header (0 bytes, but {there} follow); repair it.",
             )
         if length > there:
-            raise DataError(
-                f"{path} is truncated: its header promises {length} bytes, it holds {there}."
+            raise AudioFault(
+                "truncated",
+                f"{path} is truncated: its header promises {length} bytes, it holds {there}.",
             )
         return
 
@@ -314,8 +334,8 @@ class _SoundFileReader:
         try:
             self._file = soundfile.SoundFile(path)
         except soundfile.LibsndfileError as error:
-            raise DataError(
-                f"{path} is not a recording in a known format ({error.error_string})"
+            raise AudioFault(
+                "unreadable", f"{path} is not a recording in a known format ({error.error_string})"
             ) from error
         file = self._file
         # libsndfile 1.2 lands beside the mark when it seeks in Vorbis.
@@ -328,7 +348,7 @@ class _SoundFileReader:
             frames = self._count(path)
         if frames == 0:
             file.close()
-            raise DataError(f"{path} holds no samples.")
+            raise AudioFault("empty", f"{path} holds no samples.")
         codec = f"{file.format}/{file.subtype}"
         self.info = AudioInfo(
             path, frames, file.samplerate, file.channels, frames / file.samplerate, codec
@@ -352,8 +372,9 @@ class _SoundFileReader:
                 if len(block) < want:
                     return
         except soundfile.LibsndfileError as error:
-            raise DataError(
-                f"{self.info.path} is damaged or truncated ({error.error_string}) Export it again."
+            raise AudioFault(
+                "truncated",
+                f"{self.info.path} is damaged or truncated ({error.error_string}) Export it again.",
             ) from error
 
     def close(self) -> None:

@@ -10,16 +10,17 @@ import collections
 import csv
 import gzip
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trunkline import audio
+from trunkline import audio, log
 from trunkline.errors import DataError, DependencyError, StorageError
 from trunkline.rows import FIELDS, Row, check_row
 
 Rows = Iterator[tuple[int, Row]]
+
+_logger = log.get_logger(__name__)
 
 _ALIASES = {
     "key": "id",
@@ -78,11 +79,11 @@ def read_directory(path: Path) -> Rows:
         name = str(file.relative_to(path))
         try:
             about = audio.info(file)
-            same = about.channels == 2 and audio.is_dual_mono(file)
         except (DataError, StorageError, DependencyError) as error:
-            logging.getLogger(__name__).warning("%s", error)
+            _logger.warning("%s", error)
             yield 0, {"audio_filepath": name}
             continue
+        same = about.channels == 2 and _is_dual_mono(file)
         dual += same
         row = {
             "audio_filepath": name,
@@ -96,7 +97,7 @@ def read_directory(path: Path) -> Rows:
         else:
             yield from ((0, row | {"channel": channel}) for channel in range(about.channels))
     if dual:
-        logging.getLogger(__name__).warning(
+        _logger.warning(
             "%s: %d of %d recordings hold one signal on both channels; one of the two is used.",
             path,
             dual,
@@ -279,6 +280,14 @@ def _cell(name: str, cell: str, where: str) -> Any:
         return json.loads(cell)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: {name} must be JSON, not {cell!r}.") from error
+
+
+def _is_dual_mono(file: Path) -> bool:
+    try:
+        return audio.is_dual_mono(file)
+    except (DataError, StorageError) as error:
+        _logger.warning("%s", error)
+        return False
 
 
 def _hidden(path: Path) -> bool:

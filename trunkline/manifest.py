@@ -167,15 +167,25 @@ def load_manifest(source: str | os.PathLike[str], *, format: str = "auto") -> Ma
         raise StorageError(f"{path} does not exist.")
     if format == "auto":
         format = importers.detect(path)
-    cache = None
-    if format in ("jsonl", "nemo"):
-        table, cache = table_of_lines(path)
-        fingerprint = table.schema.metadata[b"fingerprint"].decode()
-    else:
-        table, fingerprint = table_of_rows(importers.READERS[format](path))
+    if format not in ("jsonl", "nemo"):
+        return manifest_of_rows(path, importers.READERS[format](path))
+    table, cache = table_of_lines(path)
     if not table.num_rows:
         raise DataError(f"{path} holds no cuts.")
-    return Manifest(path, path if path.is_dir() else path.parent, table, fingerprint, cache)
+    fingerprint = table.schema.metadata[b"fingerprint"].decode()
+    return Manifest(path, path.parent, table, fingerprint, cache)
+
+
+def manifest_of_rows(path: Path, rows: Iterable[tuple[int, Row]]) -> Manifest:
+    """Return the manifest of (line, checked row) pairs, held in memory; `path` is their source.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    table, fingerprint = table_of_rows(rows)
+    if not table.num_rows:
+        raise DataError(f"{path} holds no cuts.")
+    return Manifest(path, path if path.is_dir() else path.parent, table, fingerprint)
 
 
 def write_manifest(cuts: Iterable[Cut | Row], path: str | os.PathLike[str]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import glob
 import hashlib
 import itertools
 import json
@@ -27,7 +29,7 @@ _SCHEMA = pa.schema([*TYPES.items(), ("line", pa.int64()), ("json", pa.string())
 
 
 def table_of_lines(path: Path) -> tuple[pa.Table, Path]:
-    """Return the mapped table of a JSONL manifest and the cache file it lies in, built first if need be.
+    """Return the mapped table of a JSONL manifest, and its cache file, built first if need be.
 
     The cache is known by the manifest's size and time of change; two processes may build it at
     once. Its schema's metadata holds the `fingerprint`, the SHA-256 of the manifest.
@@ -57,13 +59,14 @@ def table_of_lines(path: Path) -> tuple[pa.Table, Path]:
     refused: OSError | None = None
     for cache in places if table is None else ():
         try:
-            write_whole(cache, lambda file: _write_cache(path, file))
+            write_whole(cache, lambda file: _write_cache(path, file), durable=False)
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
             refused = error
             continue
-        for old in cache.parent.glob(f"{cache.name.removesuffix(f'{key}.arrow')}*.arrow"):
+        stem = glob.escape(cache.name.removesuffix(f"{key}.arrow"))
+        for old in cache.parent.glob(f"{stem}*.arrow"):
             if old != cache:
                 old.unlink(missing_ok=True)
         table = map_table(cache)
@@ -88,15 +91,16 @@ def map_table(cache: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(cache))).read_all()
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Fill a temporary sibling and rename it: nobody sees half a file."""
+def write_whole(path: Path, write: Callable[[BinaryIO], None], *, durable: bool = True) -> None:
+    """Fill a temporary sibling and rename it: no half files. `durable` waits for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     finally:
@@ -114,39 +118,28 @@ def _write_cache(path: Path, file: BinaryIO) -> None:
 
 
 def _batches_of_lines(path: Path, source: BinaryIO) -> Iterator[pa.RecordBatch]:
-    number, rest = 1, b""
-    while True:
-        block = source.read(_BLOCK)
-        head, newline, tail = block.rpartition(b"\n")
-        if block and not newline:
-            rest += block
-            continue
-        text = (rest + head).removeprefix(b"\xef\xbb\xbf") if number == 1 else rest + head
-        rest = tail
-        if text:
-            lines = text.split(b"\n")
-            numbered = [
-                (at, line) for at, line in enumerate(lines, number) if line and not line.isspace()
-            ]
-            if numbered:
-                yield _batch(*zip(*numbered, strict=True), path)
-            number += len(lines)
-        elif newline:
-            number += 1
-        if not block:
-            return
+    first = 1
+    while block := source.read(_BLOCK) + source.readline():
+        lines = block.removeprefix(codecs.BOM_UTF8 if first == 1 else b"").split(b"\n")
+        numbers: Sequence[int] = range(first, first + len(lines))
+        first += len(lines) - (lines[-1] == b"")
+        if not all(map(bytes.strip, lines)):
+            numbers = [number for number, line in zip(numbers, lines, strict=True) if line.strip()]
+            lines = [line for line in lines if line.strip()]
+        if lines:
+            yield _batch(numbers, lines, path)
 
 
-def _batch(numbers: tuple[int, ...], lines: tuple[bytes, ...], path: Path) -> pa.RecordBatch:
-    columns = _parse_fast(b"\n".join(lines), len(lines))
-    if (
-        columns is None
-    ):  # something is unusual or wrong: line by line, slower, with the line's number
-        rows = [
-            parse_row(line, f"{path}:{number}") for number, line in zip(numbers, lines, strict=True)
-        ]
-        columns = _columns(rows)
-    return _complete(columns, numbers, pa.array(lines, pa.binary()).cast(pa.string()))
+def _batch(numbers: Sequence[int], lines: list[bytes], path: Path) -> pa.RecordBatch:
+    try:
+        texts = pa.array(lines, pa.binary()).cast(pa.string())
+        columns = _parse_fast(b"\n".join(lines), len(lines))
+    except pa.ArrowInvalid:
+        columns = None
+    if columns is None:  # unusual or wrong: line by line, slower, which names the line
+        where = ((line, f"{path}:{number}") for line, number in zip(lines, numbers, strict=True))
+        columns = _columns([parse_row(*each) for each in where])
+    return _complete(columns, numbers, texts)
 
 
 def table_of_rows(rows: Iterable[tuple[int, Row]]) -> tuple[pa.Table, str]:
@@ -177,25 +170,19 @@ def _columns(rows: list[Row]) -> dict[str, pa.Array]:
 def _parse_fast(text: bytes, count: int) -> dict[str, pa.Array] | None:
     """Return the typed columns of `count` lines by Arrow's parser, None where a line is unusual."""
     schema = pa.schema([*TYPES.items(), ("offset", pa.float64())])
-    try:
-        table = pj.read_json(
-            pa.BufferReader(text),
-            pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
-            pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        ).combine_chunks()
-    except pa.ArrowInvalid:
-        return None
+    table = pj.read_json(
+        pa.BufferReader(text),
+        pj.ReadOptions(block_size=max(1 << 20, 1 + max(map(len, text.split(b"\n"))))),
+        pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+    )
     columns = {name: _flat(table.column(name)) for name in table.column_names}
     start = pc.fill_null(columns["start"], 0.0)
     faults = [pc.less(columns[name], 0) for name in (*SECONDS, "channel")]
     faults += [pc.less_equal(columns["end"], start), pc.less_equal(columns["sampling_rate"], 0)]
     faults += [pc.equal(columns["audio_filepath"], ""), pc.is_valid(columns.pop("offset"))]
     faulty = any(pc.any(fault).as_py() for fault in faults)
-    return (
-        None
-        if faulty or table.num_rows != count or columns["audio_filepath"].null_count
-        else columns
-    )
+    faulty |= table.num_rows != count or columns["audio_filepath"].null_count > 0
+    return None if faulty else columns
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
@@ -208,19 +195,18 @@ def _complete(
     """Fill in what rows leave out: `end` from start and duration, ids from path and times."""
     path, start, end = columns["audio_filepath"], columns["start"], columns["end"]
     end = pc.coalesce(end, pc.add(start, columns["duration"]))
-    channel = pc.binary_join_element_wise("#", columns["channel"].cast(pa.string()), "")
-    times = pc.binary_join_element_wise(
-        "@",
-        pc.fill_null(start.cast(pa.string()), "0"),
-        pc.binary_join_element_wise("-", end.cast(pa.string()), ""),
-        "",
-    )
-    names = pc.binary_join_element_wise(
-        path, pc.fill_null(channel, ""), pc.fill_null(times, ""), ""
-    )
+    ids = columns["id"]
+    if ids.null_count:
+        channel = pc.binary_join_element_wise("#", columns["channel"].cast(pa.string()), "")
+        begin = pc.fill_null(start.cast(pa.string()), "0")
+        until = pc.fill_null(end.cast(pa.string()), "")
+        times = pc.binary_join_element_wise("@", begin, "-", until, "")
+        times = pc.if_else(pc.or_(start.is_valid(), end.is_valid()), times, "")
+        parts = (path, pc.fill_null(channel, ""), times)
+        ids = pc.coalesce(ids, pc.binary_join_element_wise(*parts, ""))
     columns = columns | {
         "end": end,
-        "id": pc.coalesce(columns["id"], names),
+        "id": ids,
         "call_id": pc.coalesce(
             columns["call_id"], pc.replace_substring_regex(path, r"\.[^./]+$", "")
         ),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trunkline.audio import AudioInfo
-from trunkline.errors import DataError, DependencyError
+from trunkline.audio import AudioFault, AudioInfo
+from trunkline.errors import DependencyError
 
 try:
     import av
@@ -34,16 +34,16 @@ class MediaReader:
         try:
             self._container = av.open(str(path))
         except av.error.FFmpegError as error:
-            raise DataError(
-                f"{path} is not a recording in a known format ({error.strerror})."
+            raise AudioFault(
+                "unreadable", f"{path} is not a recording in a known format ({error.strerror})."
             ) from error
         if not self._container.streams.audio:
             self._container.close()
-            raise DataError(f"{path} has no audio track.")
+            raise AudioFault("unreadable", f"{path} has no audio track.")
         self._stream = stream = self._container.streams.audio[0]
         first = next(self._decode(), None)
         if first is None:
-            raise DataError(f"{path} holds no samples.")
+            raise AudioFault("empty", f"{path} holds no samples.")
         self._rate, self._channels = first.sample_rate, first.layout.nb_channels
         self._seeks = "mp4" in self._container.format.name and stream.duration is not None
         if self._seeks:
@@ -79,8 +79,9 @@ class MediaReader:
         cursor = None if self._seeks else 0
         for frame in self._rewound(first):
             if (frame.sample_rate, frame.layout.nb_channels) != (self._rate, self._channels):
-                raise DataError(
-                    f"{self._path} changes its sample rate or channels midway; split it first."
+                raise AudioFault(
+                    "unreadable",
+                    f"{self._path} changes its sample rate or channels midway; split it first.",
                 )
             if cursor is None:
                 cursor = round(frame.pts * frame.time_base * self._rate)
@@ -106,4 +107,6 @@ class MediaReader:
         try:
             yield from self._container.decode(self._stream)
         except av.error.FFmpegError as error:
-            raise DataError(f"{self._path} is damaged or truncated ({error.strerror}).") from error
+            raise AudioFault(
+                "truncated", f"{self._path} is damaged or truncated ({error.strerror})."
+            ) from error

@@ -1,0 +1,1 @@
+"""Getting recordings ready: checks of what is there, and other formats made manifests."""
