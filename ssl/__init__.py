@@ -1,7 +1,7 @@
-"""Self-supervised pretraining, in a package that is also the standard library's `ssl`.
+"""Self-supervised pretraining, beside the standard library's `ssl`, whose code runs here unchanged.
 
-The standard module's own code runs here, in this namespace, so that torch, asyncio and urllib get what they expect.
-The toolkit's own names are in the modules: `ssl.pretrain`, `ssl.cluster`, `ssl.probe` and those they use.
+`import ssl` must go on meaning TLS for every other library, so the standard module is executed in this namespace;
+the submodules (`ssl.pretrain`, `ssl.cluster`, ...) come on top. `trunkline.sslpath` makes them found everywhere.
 """
 
 import os

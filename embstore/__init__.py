@@ -1,0 +1,1 @@
+"""The store of frame and pooled vectors; nothing has been written yet."""

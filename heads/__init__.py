@@ -1,0 +1,1 @@
+"""Task heads on top of the encoder's frames; none has been written yet."""

@@ -1,0 +1,1 @@
+"""Rescoring of N-best lists without torch; nothing has been written yet."""
