@@ -13,14 +13,14 @@ import _ctypes
 import ctypes
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import soxr
 
-from trunkline.errors import DataError, DependencyError, UsageError
+from trunkline.errors import DataError, DependencyError, UsageError, nearest
 
 SAMPLE_RATE = 8000
 ACCENTS = {"north": "vi", "central": "vi-vn-x-central", "south": "vi-vn-x-south"}
@@ -63,7 +63,7 @@ class Voice:
     accent: str = "north"
     """north, central or south."""
     timbre: str = "m3"
-    """An espeak-ng voice variant."""
+    """An espeak-ng voice variant of MALE_TIMBRES or FEMALE_TIMBRES: those that keep the tones."""
     pitch: int = 60
     """0 to 99."""
     pitch_range: int = 70
@@ -111,7 +111,7 @@ def synthesise(text: str, voice: Voice, seed: int = 0) -> tuple[np.ndarray, list
     Args:
         text: words in lower case; one space between them; a comma makes a pause.
         voice: who speaks.
-        seed: changes the small irregularities of the voice, not the words.
+        seed: how this time differs a little (pitch, speed, formants) from the voice's usual.
 
     Returns:
         The waveform (samples,), float32 about [-1, 1] at 8 kHz, no silence at its end; the words.
@@ -122,23 +122,30 @@ def synthesise(text: str, voice: Voice, seed: int = 0) -> tuple[np.ndarray, list
         DataError: the text is empty, oddly spaced, or holds what espeak-ng does not speak.
     """
     if voice.accent not in ACCENTS:
-        raise UsageError(f"Accent {voice.accent!r} is not one of {', '.join(ACCENTS)}.")
-    with _one_at_a_time:
-        samples, events = _speak(text, voice, seed)
+        raise UsageError(f"Unknown accent {voice.accent!r}.{nearest(voice.accent, ACCENTS)}")
+    timbres = MALE_TIMBRES + FEMALE_TIMBRES
+    if voice.timbre not in timbres:  # espeak-ng would speak with some other
+        raise UsageError(f"Unknown timbre {voice.timbre!r}.{nearest(voice.timbre, timbres)}")
     tokens = text.split()
+    if not tokens or " ".join(tokens) != text:
+        raise DataError(f"Text {text!r} cannot be spoken: give words with one space between them.")
+    rng = np.random.default_rng(seed)
+    voice = replace(
+        voice,
+        pitch=min(99, max(0, voice.pitch + int(rng.integers(-4, 5)))),
+        words_per_minute=round(voice.words_per_minute * rng.uniform(0.93, 1.07)),
+        tract=voice.tract * rng.uniform(0.99, 1.01),
+    )
+    with _one_at_a_time:
+        samples, events = _speak(text, voice)
     # An event names the word's first character, or, after a full stop, the space before it.
     word_ends = np.cumsum([len(token) + 1 for token in tokens])
     first: dict[int, int] = {}
     for position, sample in events:
         first.setdefault(int(np.searchsorted(word_ends, position, side="right")), sample)
     silent = [token for index, token in enumerate(tokens) if index not in first]
-    if not tokens or silent or " ".join(tokens) != text or max(first) == len(tokens):
-        fault = (
-            f"{silent[0]!r} is not spoken as a word"
-            if silent
-            else "give words with one space between them"
-        )
-        raise DataError(f"Text {text!r} cannot be timed word by word: {fault}.")
+    if silent:
+        raise DataError(f"{silent[0]!r} in the text {text!r} is not spoken as a word.")
     rate = _ESPEAK_RATE / voice.tract
     waveform = soxr.resample(samples.astype(np.float32) / 32768, rate, SAMPLE_RATE, quality="HQ")
     begins = [first[index] / rate for index in range(len(tokens))]
@@ -150,7 +157,7 @@ def synthesise(text: str, voice: Voice, seed: int = 0) -> tuple[np.ndarray, list
     return waveform[: int(ends[-1] * SAMPLE_RATE)], words
 
 
-def _speak(text: str, voice: Voice, seed: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+def _speak(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Return int16 samples at 22,050 Hz, and (position in the text, first sample) of each word."""
     espeakng_loader = require_espeak()
     blocks: list[bytes] = []
@@ -169,16 +176,12 @@ def _speak(text: str, voice: Voice, seed: int) -> tuple[np.ndarray, list[tuple[i
     callback = _Callback(receive)
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data_path = espeakng_loader.get_data_path().encode()
-    if library.espeak_Initialize(_RETRIEVE_SYNCHRONOUSLY, 0, data_path, _DONT_EXIT) != _ESPEAK_RATE:
-        raise DependencyError(
-            "espeak-ng did not start; reinstall it with: pip install trunkline[demo]"
-        )
+    if library.espeak_Initialize(_RETRIEVE_SYNCHRONOUSLY, 0, data_path, _DONT_EXIT) < 0:
+        raise DependencyError("espeak-ng does not start; reinstall it: pip install trunkline[demo]")
     try:
         library.espeak_SetSynthCallback(callback)
-        name = f"{ACCENTS[voice.accent]}+{voice.timbre}"
-        if library.espeak_SetVoiceByName(name.encode()) != 0:
-            raise UsageError(f"espeak-ng has no timbre {voice.timbre!r}.")
-        library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 2**31))
+        library.espeak_SetVoiceByName(f"{ACCENTS[voice.accent]}+{voice.timbre}".encode())
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # or it is the time of day
         library.espeak_SetParameter(_RATE, voice.words_per_minute, 0)
         library.espeak_SetParameter(_PITCH, voice.pitch, 0)
         library.espeak_SetParameter(_RANGE, voice.pitch_range, 0)
