@@ -68,6 +68,8 @@ class IterationConfig:
     """Begin with random weights, or go on from the previous round's backbone."""
     lr: float = 0.0
     """Peak learning rate; 0 takes `train.lr`."""
+    batch_seconds: float = 0.0
+    """Audio per batch; 0 takes `data.batch_seconds`."""
 
 
 @dataclass(frozen=True)

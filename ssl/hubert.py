@@ -27,7 +27,8 @@ class ObjectiveConfig:
     """Width in which frames and codewords are compared."""
     temperature: float = 0.1
     masked_weight: float = 1.0
-    unmasked_weight: float = 0.0
+    unmasked_weight: float = 0.5
+    """HuBERT has 0; here frames that are seen teach the acoustics, and the masked ones are predicted sooner."""
     full_context: float = 0.5
     """Share of batches encoded with full context; the others draw from `contexts`."""
     contexts: tuple[tuple[int, int, int], ...] = ((8, 40, 0), (16, 40, 8), (4, 40, 0))
@@ -71,7 +72,8 @@ class ClusterPrediction(nn.Module):
         self.temperature = config.temperature
         self.slots = slots
         self.projection = nn.Linear(dim, slots * config.projection)
-        self.codewords = nn.Parameter(torch.empty(slots, clusters, config.projection).normal_())
+        # Only the direction counts; short vectors turn quickly under Adam, whose steps have a fixed length.
+        self.codewords = nn.Parameter(torch.empty(slots, clusters, config.projection).normal_(std=0.05))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return logits (..., slots, clusters) of frames (..., dim), in float32."""

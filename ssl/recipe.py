@@ -31,7 +31,7 @@ from trunkline.checkpoint import read_json, write_folder, write_json
 from trunkline.errors import CheckpointError, ConfigError, DataError
 from trunkline.log import get_logger
 from trunkline.manifest import Manifest, load_manifest
-from trunkline.report import write_report
+
 from trunkline.settings import settings_to_dict
 from trunkline.training import TrainConfig, TrainResult, train
 
@@ -183,7 +183,8 @@ class Recipe:
             raise DataError("No cut is long enough to pretrain on: all are shorter than two frames (245 ms).")
         if crops.left_out:
             logger.info("%d cuts are shorter than two frames (245 ms) and are left out.", crops.left_out)
-        plan = BatchPlan(crops.durations, data.batch_seconds, max_seconds=data.crop_seconds, seed=config.train.seed)
+        batch_seconds = iteration.batch_seconds or data.batch_seconds
+        plan = BatchPlan(crops.durations, batch_seconds, max_seconds=data.crop_seconds, seed=config.train.seed)
         settings: TrainConfig = config.train
         settings = replace(settings, steps=iteration.steps or settings.steps, lr=iteration.lr or settings.lr)
         task = self._task(number, iteration, features, labels)
@@ -198,8 +199,13 @@ class Recipe:
         )
         if result.stopped == "finished" and self.rank == 0:
             self._export(number, task.backbone, result, labels)
-            write_report(self._folder(number) / "run")
+            pass
         return result
+
+    def _report(self, number: int) -> None:
+        from trunkline.report import write_report
+
+        write_report(self._folder(number) / "run")
 
     def _probe(self) -> Callable[[nn.Module], dict[str, float]]:
         from ssl.probing import quick_probe
