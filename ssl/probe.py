@@ -177,7 +177,7 @@ def _tables(cuts: LabelledCuts, rows: dict[str, list[Row]]) -> dict[str, list[di
     heads = list(dict.fromkeys(row.head for found in rows.values() for row in found))
     preferred, compared = [], []
     first = next(iter(rows))
-    for head in (*heads, "any"):
+    for head in (*heads, "any") if len(heads) > 1 else heads:
         chosen = {
             name: best(row for row in found if head in (row.head, "any"))
             for name, found in rows.items()

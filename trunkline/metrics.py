@@ -171,7 +171,7 @@ def _sign_flip_p(totals: np.ndarray, seed: int, flips: int) -> float:
     limit = abs(moved.sum()) - 1e-9
     rng = np.random.default_rng(seed)
     extreme = sum(
-        abs(rng.choice((-1.0, 1.0), size=len(moved)) @ moved) >= limit for _ in range(flips)
+        abs((2.0 * rng.integers(2, size=len(moved)) - 1) @ moved) >= limit for _ in range(flips)
     )
     return float((extreme + 1) / (flips + 1))
 
