@@ -26,6 +26,8 @@ class DataConfig:
     """Cuts are divided into stretches of about this length; where a stretch begins changes with every epoch."""
     batch_seconds: float | tuple[tuple[int, float], ...] = 32.0
     """Audio per batch, or ((first epoch, seconds), ...) to let batches grow."""
+    validation_cuts: int = 64
+    """Cuts kept out of training (at most 2 %, chosen by a hash of their id) to follow the loss on; 0: none."""
     workers: int = 0
     cache_features: bool = True
     """Keep log-mel features on disk (16 kB per second of audio) instead of reading the audio in every epoch."""

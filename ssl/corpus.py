@@ -7,7 +7,6 @@ corpus goes on with the next part. Features are float16 in one flat `.npy` a par
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -259,12 +258,21 @@ class Crops:
     """
 
     def __init__(
-        self, manifest: Manifest, features: Features, labels: Labels, mask: MaskConfig, config: FeatureConfig, crop: int, seed: int
+        self,
+        manifest: Manifest,
+        features: Features,
+        labels: Labels,
+        mask: MaskConfig,
+        config: FeatureConfig,
+        *,
+        cuts: np.ndarray,
+        crop: int,
+        seed: int,
     ) -> None:
         self.manifest, self.features, self.labels, self.mask = manifest, features, labels, mask
         self.crop, self.seed, self.config = crop, seed, config
-        frames = np.array([num_frames(int(length)) for length in features.lengths])
-        for cut, count in zip(features.cuts.tolist(), frames.tolist(), strict=True):
+        frames = np.array([num_frames(features.length(cut)) for cut in cuts.tolist()], dtype=np.int64)
+        for cut, count in zip(cuts.tolist(), frames.tolist(), strict=True):
             if abs(labels.length(cut) - count) > 1:
                 raise DataError(
                     f"Cut {manifest[cut].id} has {count} frames but {labels.length(cut)} labels; the targets were made "
@@ -274,10 +282,10 @@ class Crops:
         self.left_out = int((~usable).sum())
         """Cuts of fewer than two frames (245 ms): nothing in them can be masked and predicted."""
         counts = np.maximum(frames[usable] // crop, 1)
-        self.cuts = np.repeat(features.cuts[usable], counts)
+        self.cuts = np.repeat(cuts[usable], counts)
         self.number = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.zeros(0, int)
         self.frames = np.repeat(frames[usable], counts)
-        names = [manifest[cut].id for cut in features.cuts[usable].tolist()]
+        names = [manifest[cut].id for cut in cuts[usable].tolist()]
         self.ids = [f"{name}#{k}" for name, count in zip(names, counts.tolist(), strict=True) for k in range(count)]
 
     @property
@@ -349,6 +357,9 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def digest(value: Any) -> str:
-    """Return the SHA-256 of plain JSON data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+def hold_out(manifest: Manifest, cuts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide cuts into those to train on and at most `most` (and 2 %) to validate on, by a hash of their ids."""
+    keys = [hashlib.blake2b(manifest[cut].id.encode(), digest_size=8).digest() for cut in cuts.tolist()]
+    order = sorted(range(len(cuts)), key=keys.__getitem__)
+    count = min(most, len(cuts) // 50)
+    return np.sort(cuts[order[count:]]), np.sort(cuts[order[:count]])

@@ -94,8 +94,8 @@ class MaskedPrediction(nn.Module):
         self.prediction = prediction
         self.mask_vector = nn.Parameter(torch.zeros(backbone.config.features.num_mels).uniform_(-0.1, 0.1))
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Return the loss and the health of one batch.
+    def loss(self, batch: Batch, context: Context | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Return the loss and the health of one batch, in a context drawn from the settings or in the given one.
 
         Raises:
             TrainingError: no frame of the batch is to be predicted.
@@ -109,7 +109,7 @@ class MaskedPrediction(nn.Module):
                 f"No frame is masked in the batch with {', '.join(batch['ids'][:3])}: every item is shorter than two "
                 "frames (245 ms). Leave such cuts out, or join turns into longer cuts."
             )
-        frames = self._encode(batch)
+        frames = self._encode(batch, context or self._context())
         logits = self.prediction(frames)
         losses = functional.cross_entropy(
             logits.flatten(0, -2), batch["targets"].flatten(), reduction="none"
@@ -124,14 +124,14 @@ class MaskedPrediction(nn.Module):
         metrics.update(self._health(logits.detach(), batch["targets"], masked, unmasked))
         return total, metrics
 
-    def _encode(self, batch: Batch) -> Tensor:
+    def _encode(self, batch: Batch, context: Context) -> Tensor:
         features = self.backbone.normalise(self._with_gain(batch["features"]))
         hidden = batch["masked"].repeat_interleave(SUBSAMPLING, dim=1)
         hidden = functional.pad(hidden, (0, features.shape[1] - hidden.shape[1]))
         for _ in range(RECEPTIVE_FIELD - SUBSAMPLING):
             hidden = hidden | functional.pad(hidden, (1, 0))[:, :-1]
         features = torch.where(hidden[..., None], self.mask_vector, features)
-        frames, _, _ = self.backbone.conformer(features, batch["lengths"], self._context())
+        frames, _, _ = self.backbone.conformer(features, batch["lengths"], context)
         return frames
 
     def _with_gain(self, features: Tensor) -> Tensor:

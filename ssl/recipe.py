@@ -23,7 +23,7 @@ from encoder.conformer import count_parameters
 from ssl.best_rq import CodewordPrediction
 from ssl.clustering import Stretches, cluster_layer, cluster_mfcc, quantise_randomly
 from ssl.config import IterationConfig, PretrainConfig
-from ssl.corpus import Crops, Features, Labels, collate, digest
+from ssl.corpus import Crops, Features, Labels, collate, hold_out
 from ssl.hubert import ClusterPrediction, MaskedPrediction
 from trunkline import __version__
 from trunkline.batching import Batches, BatchPlan
@@ -37,7 +37,8 @@ from trunkline.training import TrainConfig, TrainResult, train
 
 logger = get_logger(__name__)
 
-STAGES = ("features", "targets", "train", "all")
+VALIDATION_BATCH_SECONDS = 60.0
+FRAME_SECONDS = 0.08
 
 #: Settings that say where and how to run, not what is learnt: a resumed run may change them.
 FREE = ("out", "data.workers", "probe", "licence")
@@ -175,46 +176,51 @@ class Recipe:
             prediction = ClusterPrediction(backbone.d_model, labels.clusters, labels.slots, self.config.objective)
         return MaskedPrediction(backbone, prediction, self.config.objective)
 
+    def _crops(self, features: Features, labels: Labels, cuts: np.ndarray) -> Crops:
+        crop = max(2, round(self.config.data.crop_seconds / FRAME_SECONDS))
+        mask, seed = self.config.mask, self.config.train.seed
+        return Crops(self.manifest, features, labels, mask, self.features_config, cuts=cuts, crop=crop, seed=seed)
+
     def _train(self, number: int, iteration: IterationConfig, features: Features, labels: Labels) -> TrainResult:
         config, data = self.config, self.config.data
-        crop = max(2, round(data.crop_seconds / 0.08))
-        crops = Crops(self.manifest, features, labels, config.mask, self.features_config, crop, config.train.seed)
+        training, validation = hold_out(self.manifest, features.cuts, data.validation_cuts)
+        crops = self._crops(features, labels, training)
         if not crops.ids:
             raise DataError("No cut is long enough to pretrain on: all are shorter than two frames (245 ms).")
         if crops.left_out:
             logger.info("%d cuts are shorter than two frames (245 ms) and are left out.", crops.left_out)
         batch_seconds = iteration.batch_seconds or data.batch_seconds
         plan = BatchPlan(crops.durations, batch_seconds, max_seconds=data.crop_seconds, seed=config.train.seed)
-        settings: TrainConfig = config.train
-        settings = replace(settings, steps=iteration.steps or settings.steps, lr=iteration.lr or settings.lr)
+        settings = replace(config.train, steps=iteration.steps or config.train.steps, lr=iteration.lr or config.train.lr)
         task = self._task(number, iteration, features, labels)
-        evaluate = self._probe() if config.probe.manifest else None
         result = train(
             task,
             Batches(crops, plan, collate, workers=data.workers),
             settings,
             self._folder(number) / "run",
-            evaluate=evaluate,
+            evaluate=self._evaluation(self._crops(features, labels, validation)),
             run_info={"task": "pretraining", "iteration": number, "targets": labels.about["source"]},
         )
         if result.stopped == "finished" and self.rank == 0:
             self._export(number, task.backbone, result, labels)
-            pass
         return result
 
-    def _report(self, number: int) -> None:
-        from trunkline.report import write_report
-
-        write_report(self._folder(number) / "run")
-
-    def _probe(self) -> Callable[[nn.Module], dict[str, float]]:
-        from ssl.probing import quick_probe
-
-        manifest, label = load_manifest(self.config.probe.manifest or ""), self.config.probe.label
+    def _evaluation(self, validation: Crops) -> Callable[[nn.Module], dict[str, float]] | None:
+        """Return what follows the training: masked prediction of held-out crops per context, and a frozen probe."""
+        probe = self.config.probe
+        if not validation.ids and not probe.manifest:
+            return None
+        contexts = [Context.full(), *(Context(*context) for context in self.config.objective.contexts[:1])]
+        labelled = load_manifest(probe.manifest) if probe.manifest else None
 
         def evaluate(task: nn.Module) -> dict[str, float]:
             assert isinstance(task, MaskedPrediction)
-            return {"probe_accuracy": quick_probe(task.backbone, manifest, label)}
+            metrics = validate(task, validation, contexts) if validation.ids else {}
+            if labelled is not None:
+                from ssl.probing import quick_probe
+
+                metrics["probe_accuracy"] = quick_probe(task.backbone, labelled, probe.label)
+            return metrics
 
         return evaluate
 
@@ -244,6 +250,28 @@ class Recipe:
         fingerprint = load_backbone(source).fingerprint
         assert fingerprint is not None
         return fingerprint
+
+
+@torch.no_grad()
+def validate(task: MaskedPrediction, crops: Crops, contexts: list[Context]) -> dict[str, float]:
+    """Return loss and accuracy on held-out crops, always masked alike, for each context."""
+    plan = BatchPlan(crops.durations, VALIDATION_BATCH_SECONDS, shuffle=False)
+    device = task.backbone.feature_mean.device
+    totals: dict[str, float] = {}
+    frames = 0.0
+    for indices in plan.epoch(0):
+        batch = collate([crops[0, index] for index in indices.tolist()])
+        count = float(batch["masked"].sum())
+        if not count:
+            continue
+        frames += count
+        batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        for context in contexts:
+            name = "full" if context.is_full else "-".join(map(str, context))
+            _, metrics = task.loss(batch, context)  # type: ignore[arg-type]
+            for key in ("masked_loss", "masked_accuracy"):
+                totals[f"{key}_{name}"] = totals.get(f"{key}_{name}", 0.0) + count * float(metrics[key])
+    return {key: value / frames for key, value in totals.items()} if frames else {}
 
 
 def model_card(config: PretrainConfig, backbone: Backbone, training: dict[str, Any]) -> str:
