@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -177,16 +179,17 @@ class Batches:
         work = self._work(epoch, position, rank, world)
         try:
             yield from self._loader(work) if self.workers else map(self.__getitem__, work)
-        except RuntimeError as error:
-            if "DataLoader" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
                 raise
-            raise TrainingError(f"{error} Set workers=0 to see why, or fewer workers if memory ran out.") from error
+            what = str(error) or "A data worker ended"
+            raise TrainingError(f"{what}. Set workers=0 to see why, or fewer if memory ran out.") from error
 
-    def _loader(self, work: Iterable[_Work]) -> Iterable[Microbatch]:
+    def _loader(self, work: Iterable[_Work]) -> Iterator[Microbatch]:
         import torch
         from torch.utils.data import DataLoader
 
-        return DataLoader(
+        loader = DataLoader(
             self,  # type: ignore[arg-type]
             sampler=work,
             batch_size=None,
@@ -197,6 +200,13 @@ class Batches:
             generator=torch.Generator(),  # so that starting workers leaves the default generator alone
             pin_memory=torch.cuda.is_available(),
         )
+        before = signal.getsignal(signal.SIGCHLD)
+        iterator = iter(loader)
+        # torch now raises from a signal handler when a worker dies, amid whatever runs, be it the saving of a
+        # checkpoint. Without the handler it finds out, and raises, when the next batch is asked for.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
+        return iterator
 
     def _work(self, epoch: int, position: int, rank: int, world: int) -> Iterator[_Work]:
         stream = self._indices(epoch, position)

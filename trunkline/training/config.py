@@ -53,7 +53,6 @@ class TrainConfig:
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("lr", 0 < self.lr < float("inf"), "more than 0")
         self._require("eps", self.eps > 0, "more than 0")
-        self._require("warmup_steps", self.warmup_steps <= self.steps, "at most `steps`")
         self._require("betas", all(0 <= beta < 1 for beta in self.betas), "in [0, 1)")
         self._require("final_lr_ratio", 0 <= self.final_lr_ratio <= 1, "in [0, 1]")
         if self.schedule == "tri_stage":

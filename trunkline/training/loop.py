@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,9 @@ from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 
 from trunkline.batching import Batches, Microbatch
-from trunkline.errors import CheckpointError, TrainingError, UsageError
+from trunkline.errors import CheckpointError, StorageError, TrainingError, UsageError
+from trunkline.log import get_logger
+from trunkline.log import progress as progress_bar
 from trunkline.training.config import TrainConfig
 from trunkline.training.processes import Loss, StopSignal, on_main, start_accelerator
 from trunkline.training.schedule import learning_rate
@@ -33,7 +34,7 @@ from trunkline.training.state import (
 )
 from trunkline.training.tracking import Records, locked
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 ENOUGH_SEEN = 1000  # among fewer items, the share of unreadable ones says little
@@ -148,27 +149,34 @@ class _Run:
 
     def finish(self, stop: StopSignal) -> str:
         """Train to the last step, or until a signal; return which it was."""
-        progress, config, status = self.progress, self.config, "failed"
-        stream = self.batches.stream(progress.epoch, progress.position, rank=self.rank, world=self.world)
-        self._start_clock()
+        status = "failed"
         try:
-            stopping = False
+            self._steps(stop)
+            status = "finished" if self.progress.step == self.config.steps else "signal"
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+            if self.rank == 0:
+                with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run
+                    self.records.write_run(status, self.progress)
+        return status
+
+    def _steps(self, stop: StopSignal) -> None:
+        progress, config, stopping = self.progress, self.config, False
+        stream = self.batches.stream(progress.epoch, progress.position, rank=self.rank, world=self.world)
+        bar = progress_bar(total=config.steps, description="Training", unit="steps")
+        with contextlib.closing(stream), bar if self.rank == 0 else contextlib.nullcontext():
+            bar.advance(progress.step)
+            self._start_clock()
             while progress.step < config.steps and not stopping:
                 stopping = self._step(stream, stop)
+                bar.advance()
                 if self._due(config.log_every):
                     self._log()
                 if self.evaluate and self._due(config.evaluate_every):
                     self._evaluate(self.evaluate)
                 if stopping or self._due(config.checkpoint_every):
                     self._save()
-            status = "finished" if progress.step == config.steps else "signal"
-        finally:
-            stream.close()
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
-            if self.accelerator.is_main_process:
-                self.records.write_run(status, progress)
-        return status
 
     def _due(self, every: int) -> bool:
         step = self.progress.step

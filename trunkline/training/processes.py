@@ -41,7 +41,7 @@ def start_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
         if name not in known:
             raise ConfigError(f"trackers: {name!r} is not known.{nearest(name, known)}")
         if importlib.util.find_spec(name) is None:
-            raise DependencyError(f"The tracker {name!r} is not installed: pip install {name}, or take it out of trackers.")
+            raise DependencyError(f"The tracker {name!r} is not installed; install it or take it out of trackers.")
     AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
     accelerator = Accelerator(
         cpu=not gpu,
