@@ -198,6 +198,9 @@ class _Run:
             exchange = index == config.accumulate - 1  # gradients travel once per step
             with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.model):
                 losses.append(self._backward(microbatches[-1], index))
+        for parameter in self.trained:
+            if parameter.grad is None:  # not used in this step; many processes see a zero as well
+                parameter.grad = torch.zeros_like(parameter)
         norm = self.accelerator.clip_grad_norm_(self.trained, config.clip_norm or math.inf)
         self.pending.append(("grad_norm", norm))
         stopping = self._agree(microbatches, losses, norm, stop.received)
