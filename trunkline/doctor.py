@@ -33,6 +33,7 @@ REQUIRED = {
     "jsonargparse": "settings",
     "pyyaml": "settings",
     "rich": "progress bars",
+    "psutil": "memory in training records",
 }
 EXTRAS = {
     "media": {"av": "m4a, amr and wma files"},

@@ -14,13 +14,18 @@ _SHOWN = 20  # faults printed; all of them are in the report and in the JSON out
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of both commands."""
-    parser = argparse.ArgumentParser(prog="trunkline data", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="trunkline data",
+        description=__doc__,
+        epilog="Example: trunkline data check calls.jsonl --samples",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
         "check",
         help="list every fault of a manifest and its recordings",
         description="Read every header (--samples: every sample) and list each fault with file and "
         "line. Exit status 1 when there is one.",
+        epilog="Example: trunkline data check calls.jsonl --samples --report faults.json",
     )
     check.add_argument("manifest", type=Path, help="a manifest or folder in any known format")
     check.add_argument("--samples", action="store_true", help="decode everything, not only headers")
@@ -30,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         "import",
         help="write a manifest from a folder of audio, CSV, TSV, Kaldi, NeMo or Lhotse data",
         description="Write SOURCE as a manifest of JSON lines; files below it get relative paths.",
+        epilog="Example: trunkline data import /path/to/recordings calls.jsonl",
     )
     importer.add_argument("source", type=Path)
     importer.add_argument("manifest", type=Path, help="the .jsonl file to write")
