@@ -42,7 +42,7 @@ Channel = int | str
 
 _SLACK = 0.1  # s; how far a declared end may lie past the file: manifests round, codecs pad
 _LOUDEST = 8.0  # overshoot up to here is clipped; beyond it, float audio is not scaled to 1 at all
-_UNKNOWN = 1 << 62  # libsndfile's length of a FLAC stream whose header does not tell
+_UNKNOWN = 1 << 62  # libsndfile's length of a FLAC whose header tells none; it cannot read those
 
 
 class AudioInfo(NamedTuple):
@@ -284,11 +284,14 @@ def _open(path: PathLike) -> Reader:
         raise StorageError(f"{path} does not exist.") from error
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
-    if path.suffix.lower() in MEDIA_SUFFIXES:
-        from trunkline.media import MediaReader
+    if path.suffix.lower() not in MEDIA_SUFFIXES:
+        reader = _SoundFileReader(path)
+        if reader.info.num_samples < _UNKNOWN:
+            return reader
+        reader.close()
+    from trunkline.media import MediaReader
 
-        return MediaReader(path)
-    return _SoundFileReader(path)
+    return MediaReader(path)
 
 
 def _check_header(path: Path, file: BinaryIO) -> None:
@@ -344,8 +347,6 @@ class _SoundFileReader:
         # last packet (at most 120 ms), so no read begins there.
         self._tail = file.samplerate // 4 if file.subtype == "OPUS" else 0
         frames = file.frames
-        if frames >= _UNKNOWN:
-            frames = self._count(path)
         if frames == 0:
             file.close()
             raise AudioFault("empty", f"{path} holds no samples.")
@@ -379,11 +380,3 @@ class _SoundFileReader:
 
     def close(self) -> None:
         self._file.close()
-
-    def _count(self, path: Path) -> int:
-        frames = 0
-        while block := len(self._file.read(1 << 20, dtype="int16", always_2d=True)):
-            frames += block
-        self._file.close()
-        self._file = soundfile.SoundFile(path)
-        return frames
