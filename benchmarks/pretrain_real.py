@@ -1,0 +1,137 @@
+"""Pretrain `small` on real speech, and ask frozen probes what it knows that a random backbone and MFCC do not.
+
+Reads the train splits of all speech sets under the data folder (noises are left out), trains by the real command,
+probes intent, digit of an unseen speaker, tone, emotion and gender on the sets' own test splits, in full and in
+limited context, and writes `benchmarks/results/pretrain_real.json`.
+
+Example: python -m benchmarks.pretrain_real --data ../shared/data --work runs/pretrain_real
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trunkline.checkpoint import write_json
+from trunkline.command import run
+
+RESULTS = Path(__file__).parent / "results" / "pretrain_real.json"
+NOT_SPEECH = "noise_rir"
+STREAM = "8,40,0"
+
+TASKS = {
+    "vi_diadiem": ("intent", 71.3),
+    "en_fsdd_digits": ("digit", 38.2),
+    "vi_syllables": ("tone", 60.5),
+    "en_ravdess_emotion": ("emotion", 51.2),
+    "en_librispeech_mini": ("gender", None),
+}
+"""Set: its label, and the accuracy (%) of the logistic regression in the set's README, if there is one."""
+
+
+def write_train_manifest(data: Path, target: Path) -> tuple[int, float]:
+    """Join the train splits of the speech sets into one manifest; return cuts and hours."""
+    rows = []
+    for path in sorted(data.glob("*/manifest.jsonl")):
+        if path.parent.name == NOT_SPEECH:
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["split"] == "train":
+                audio = path.parent / row["audio_filepath"]
+                rows.append(
+                    {
+                        "id": f"{path.parent.name}/{row['audio_filepath']}",
+                        "audio_filepath": os.path.relpath(audio, target.parent),
+                        "duration": row["duration"],
+                        "sampling_rate": row["sampling_rate"],
+                        "split": "train",
+                    }
+                )
+    target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return len(rows), sum(row["duration"] for row in rows) / 3600
+
+
+def _command(*arguments: str) -> None:
+    print("+ python -m", *arguments, file=sys.stderr)
+    subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=sys.stderr)
+
+
+def _curve(run_folder: Path) -> list[dict[str, Any]]:
+    lines = (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [
+        {key.removeprefix("evaluate/"): value for key, value in row.items()}
+        for row in rows
+        if any(key.startswith("evaluate/") for key in row)
+    ]
+
+
+def _probe(data: Path, work: Path, backbone: str, context: str) -> dict[str, Any]:
+    reports = {}
+    for name, (label, _) in TASKS.items():
+        out = work / f"probe-{label}-{context.replace(',', '-')}.json"
+        others = ["--backbone", "random:small", "--backbone", "mfcc"]
+        _command(
+            "ssl.probe", "--backbone", backbone, *others, "--manifest", str(data / name / "manifest.jsonl"),
+            "--label", label, "--context", context, "--out", str(out), "--quiet",
+        )  # fmt: skip
+        reports[label] = json.loads(out.read_text(encoding="utf-8"))
+    return reports
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, probe, and write the results."""
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    cuts, hours = write_train_manifest(arguments.data, work / "train.jsonl")
+    out = work / "run"
+    began = time.monotonic()
+    _command(
+        "ssl.pretrain", arguments.config, f"data.manifest={work / 'train.jsonl'}", f"out={out}", *arguments.overrides
+    )
+    minutes = (time.monotonic() - began) / 60
+    backbone = str(out / "backbone")
+    rounds = sorted(out.glob("iteration-*/run"))
+    result = {
+        "cuts": cuts,
+        "hours": round(hours, 2),
+        "cpus": os.cpu_count(),
+        "minutes_of_this_call": round(minutes, 1),
+        "recipe": json.loads((out / "recipe.json").read_text(encoding="utf-8")),
+        "rounds": [
+            {"run": json.loads((folder / "run.json").read_text(encoding="utf-8")), "validation": _curve(folder)}
+            for folder in rounds
+        ],
+        "floors": {label: floor for label, floor in TASKS.values()},
+        "full": _probe(arguments.data, work, backbone, "full"),
+        STREAM: _probe(arguments.data, work, backbone, STREAM),
+    }
+    write_json(arguments.out, result)
+    return {"results": str(arguments.out), "minutes": round(minutes, 1)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pretrain_real",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="Example: python -m benchmarks.pretrain_real --data ../shared/data --work runs/pretrain_real",
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the speech sets")
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain_real"), help="where the run lies; resumed if there")
+    parser.add_argument("--config", default="configs/pretrain/small.yaml")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    return run(measure, parser, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
