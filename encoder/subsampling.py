@@ -44,6 +44,20 @@ class Subsampling(nn.Module):
             ]
         )
         self.out = nn.Linear(channels * _halved(_halved(_halved(num_mels))), dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start with frames of variance 1 that vary with the input.
+
+        PyTorch's defaults shrink the signal in each of the five convolutions while their biases stay, so that frames
+        are nearly constant: a backbone then needs ten times as many steps to leave its first plateau.
+        """
+        for number, conv in enumerate(self.conv):
+            followed_by_relu = number in (0, 2, 4)
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if followed_by_relu else "linear")
+            nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.out.weight, std=1 / (self.scale * math.sqrt(self.out.in_features)))
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (batch, num_frames(features), dim)."""
