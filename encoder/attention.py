@@ -22,7 +22,8 @@ def relative_positions(first: int, last: int, dim: int, like: Tensor) -> Tensor:
     """Return PE(r) for r = first, first - 1, ..., last: (first - last + 1, dim), computed in float32."""
     offsets = torch.arange(first, last - 1, -1, device=like.device, dtype=torch.float32)
     rates = torch.exp(
-        torch.arange(0, dim, 2, device=like.device, dtype=torch.float32) * (-math.log(10000.0) / dim)
+        torch.arange(0, dim, 2, device=like.device, dtype=torch.float32)
+        * (-math.log(10000.0) / dim)
     )
     angles = offsets[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(like.dtype)
@@ -84,7 +85,9 @@ class RelativeAttention(nn.Module):
         for first in range(0, total, QUERY_BLOCK):
             last = min(first + QUERY_BLOCK, total)
             low, high = visible_range(first, last, total, context)
-            bias = self._bias(query[:, :, first:last], valid[:, low:high], first, low, high, context)
+            bias = self._bias(
+                query[:, :, first:last], valid[:, low:high], first, low, high, context
+            )
             outputs.append(
                 functional.scaled_dot_product_attention(
                     query[:, :, first:last] + self.pos_bias_u[:, None],
@@ -97,17 +100,23 @@ class RelativeAttention(nn.Module):
         attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         return self.linear_out(attended.transpose(1, 2).flatten(2))
 
-    def _bias(self, query: Tensor, valid: Tensor, first: int, low: int, high: int, context: Context) -> Tensor:
+    def _bias(
+        self, query: Tensor, valid: Tensor, first: int, low: int, high: int, context: Context
+    ) -> Tensor:
         """Position scores plus minus infinity for what is hidden: (batch, heads, queries, keys)."""
         queries, keys = query.shape[2], high - low
         last = first + queries - 1
-        table = self.linear_pos(relative_positions(last - low, first - high + 1, query.shape[1] * query.shape[3], query))
+        table = self.linear_pos(
+            relative_positions(last - low, first - high + 1, query.shape[1] * query.shape[3], query)
+        )
         table = table.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
         scores = (query + self.pos_bias_v[:, None]) @ table
         bias = relative_shift(scores, keys) / math.sqrt(query.shape[3])
         visible = valid[:, None, None, :]
         mask = attention_mask(
-            torch.arange(first, last + 1, device=query.device), torch.arange(low, high, device=query.device), context
+            torch.arange(first, last + 1, device=query.device),
+            torch.arange(low, high, device=query.device),
+            context,
         )
         if mask is not None:
             visible = visible & mask

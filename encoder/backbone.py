@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoder.conformer import Conformer, stacked
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, BackboneConfig, Context
+from encoder.conformer import Conformer, stacked
 from encoder.features import FeatureStatistics, LogMel
 from trunkline.errors import ConfigError, DataError
 
@@ -93,7 +93,12 @@ class Backbone(nn.Module):
         return (features - self.feature_mean) * self.feature_scale
 
     def forward(
-        self, features: Tensor, lengths: Tensor, *, context: Context = Context.full(), layers: Layers = None
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        *,
+        context: Context = Context.full(),
+        layers: Layers = None,
     ) -> Encoded:
         """Encode a padded batch of log-mel features; each item gets the frames it would get alone.
 
@@ -110,13 +115,19 @@ class Backbone(nn.Module):
         wanted = self._wanted(layers)
         mels = self.config.features.num_mels
         if features.ndim != 3 or features.shape[2] != mels:
-            raise ConfigError(f"features has shape {tuple(features.shape)}; expected (batch, features, {mels}).")
-        if lengths.shape != features.shape[:1] or (len(lengths) and int(lengths.max()) > features.shape[1]):
+            raise ConfigError(
+                f"features has shape {tuple(features.shape)}; expected (batch, features, {mels})."
+            )
+        if lengths.shape != features.shape[:1] or (
+            len(lengths) and int(lengths.max()) > features.shape[1]
+        ):
             raise ConfigError(
                 f"lengths {lengths.tolist()} do not fit features of shape {tuple(features.shape)}; "
                 "give one length per item, none longer than the batch."
             )
-        frames, frame_lengths, kept = self.conformer(self.normalise(features), lengths, context, wanted)
+        frames, frame_lengths, kept = self.conformer(
+            self.normalise(features), lengths, context, wanted
+        )
         return Encoded(frames, frame_lengths, stacked(kept), self.times(frames.shape[1]))
 
     def features(self, waveform: Tensor) -> Tensor:
@@ -180,5 +191,7 @@ class Backbone(nn.Module):
             return range(self.num_layers + 1)
         wanted = {int(layer) for layer in layers}
         if not wanted or min(wanted) < 0 or max(wanted) > self.num_layers:
-            raise ConfigError(f"layers={sorted(wanted)}: choose from 0 to {self.num_layers}, or 'all'.")
+            raise ConfigError(
+                f"layers={sorted(wanted)}: choose from 0 to {self.num_layers}, or 'all'."
+            )
         return wanted

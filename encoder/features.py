@@ -96,7 +96,9 @@ def init_features(batch: int, device: torch.device | str = "cpu") -> FeatureStat
     return FeatureState(torch.zeros(batch, 0, device=device))
 
 
-def step_features(log_mel: LogMel, waveform: Tensor, state: FeatureState) -> tuple[Tensor, FeatureState]:
+def step_features(
+    log_mel: LogMel, waveform: Tensor, state: FeatureState
+) -> tuple[Tensor, FeatureState]:
     """Feed samples (batch, samples); return the features they complete (batch, features, mels), and the new state.
 
     The features are those of the whole waveform, whatever the block sizes.

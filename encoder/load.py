@@ -50,7 +50,10 @@ def save_backbone(
     """
     with write_folder(folder, overwrite=overwrite) as temporary:
         weights = temporary / "model.safetensors"
-        tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in backbone.state_dict().items()}
+        tensors = {
+            name: tensor.detach().to("cpu").contiguous()
+            for name, tensor in backbone.state_dict().items()
+        }
         weights.write_bytes(safetensors.torch.save(tensors))
         config = {
             "kind": KIND,
@@ -79,13 +82,17 @@ def load_backbone(
     """
     folder = Path(source)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a directory; give the directory that pretraining exported.")
+        raise CheckpointError(
+            f"{folder} is not a directory; give the directory that pretraining exported."
+        )
     config = _read_config(folder)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"{weights} is missing; the directory is incomplete.")
     if sha256_file(weights) != config["weights_sha256"]:
-        raise CheckpointError(f"{weights} is truncated or altered: its SHA-256 is not the one in config.json.")
+        raise CheckpointError(
+            f"{weights} is truncated or altered: its SHA-256 is not the one in config.json."
+        )
     try:
         backbone = Backbone(BackboneConfig.from_dict(config["backbone"]))
         tensors = safetensors.torch.load_file(weights)
@@ -109,7 +116,9 @@ def check_tensors(given: dict[str, Tensor], expected: dict[str, Tensor], origin:
         if given[name].shape != expected[name].shape
     ]
     if faults:
-        shown = "; ".join(sorted(faults)[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        shown = "; ".join(sorted(faults)[:5]) + (
+            f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        )
         raise CheckpointError(f"{origin} does not fit this backbone: {shown}.")
 
 
@@ -132,4 +141,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _fingerprint(config: dict[str, Any]) -> str:
     content = {key: config[key] for key in ("kind", "schema", "backbone", "weights_sha256")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()

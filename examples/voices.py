@@ -189,7 +189,7 @@ def _speak(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, int]]]:
         library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1, 0, _UTF8, None, None)
     finally:
         library.espeak_Terminate()
-        _unload(library._handle)
+        _unload(library._handle)  # noqa: SLF001  (ctypes has no public name for it)
     return np.frombuffer(b"".join(blocks), np.int16), words
 
 

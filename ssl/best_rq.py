@@ -26,7 +26,9 @@ class BestRqConfig:
 
     def __post_init__(self) -> None:
         if not 2 <= self.codewords <= 65_536 or self.width < 1:
-            raise ConfigError("best_rq.codewords must be between 2 and 65536, best_rq.width at least 1.")
+            raise ConfigError(
+                "best_rq.codewords must be between 2 and 65536, best_rq.width at least 1."
+            )
 
 
 class RandomQuantiser:
@@ -47,9 +49,13 @@ class RandomQuantiser:
             return np.zeros((0, 1), dtype=np.uint16)
         rows = SUBSAMPLING * np.arange(frames)[:, None] + np.arange(RECEPTIVE_FIELD)
         stacked = features[rows].reshape(frames, -1)
-        stacked = (stacked - stacked.mean(axis=1, keepdims=True)) / (stacked.std(axis=1, keepdims=True) + 1e-5)
+        stacked = (stacked - stacked.mean(axis=1, keepdims=True)) / (
+            stacked.std(axis=1, keepdims=True) + 1e-5
+        )
         # Nearest by direction is the largest product, since every entry has length 1.
-        return (stacked @ self.projection @ self.codebook.T).argmax(axis=1).astype(np.uint16)[:, None]
+        return (
+            (stacked @ self.projection @ self.codebook.T).argmax(axis=1).astype(np.uint16)[:, None]
+        )
 
 
 class CodewordPrediction(nn.Module):
@@ -62,4 +68,5 @@ class CodewordPrediction(nn.Module):
         self.linear = nn.Linear(dim, codewords)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return logits (..., 1, codewords) of frames (..., dim), float32."""
         return self.linear(frames.float()).unsqueeze(-2)

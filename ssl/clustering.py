@@ -17,7 +17,14 @@ from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
 from encoder.subsampling import num_frames
 from ssl.best_rq import BestRqConfig, RandomQuantiser
 from ssl.corpus import Features, Labels, cut_features
-from ssl.targets import KMeans, Reservoir, TargetConfig, cluster_health, feature_vectors, frame_labels
+from ssl.targets import (
+    KMeans,
+    Reservoir,
+    TargetConfig,
+    cluster_health,
+    feature_vectors,
+    frame_labels,
+)
 from trunkline.errors import ConfigError
 from trunkline.log import get_logger, progress
 from trunkline.manifest import Manifest
@@ -39,7 +46,11 @@ class Stretches:
         """Yield features (features, mels) float32 of consecutive stretches of frames."""
         frames = num_frames(self.features.length(cut))
         rows = self.features.rows(cut, 0, 0)
-        whole = None if rows is not None else np.concatenate(list(cut_features(self.manifest[cut], self.backbone.log_mel)))
+        whole = (
+            None
+            if rows is not None
+            else np.concatenate(list(cut_features(self.manifest[cut], self.backbone.log_mel)))
+        )
         for start in range(0, frames, STRETCH):
             stop = min(start + STRETCH, frames)
             first, last = SUBSAMPLING * start, SUBSAMPLING * (stop - 1) + RECEPTIVE_FIELD
@@ -59,14 +70,23 @@ def cluster_mfcc(stretches: Stretches, config: TargetConfig, folder: Path, seed:
 
     def labels() -> Iterator[np.ndarray]:
         for cut in _shown(cuts.tolist(), "labelling"):
-            blocks = [frame_labels(kmeans.assign(feature_vectors(b, config)), config) for b in stretches.of_cut(cut)]
-            yield np.concatenate(blocks) if blocks else np.zeros((0, config.labels_per_frame), dtype=np.uint16)
+            blocks = [
+                frame_labels(kmeans.assign(feature_vectors(b, config)), config)
+                for b in stretches.of_cut(cut)
+            ]
+            yield (
+                np.concatenate(blocks)
+                if blocks
+                else np.zeros((0, config.labels_per_frame), dtype=np.uint16)
+            )
 
     source = {"kind": "mfcc", **asdict(config), "seed": seed}
     return _write(stretches, folder, labels(), kmeans.centroids, config.clusters, source)
 
 
-def quantise_randomly(stretches: Stretches, config: BestRqConfig, folder: Path, seed: int) -> Labels:
+def quantise_randomly(
+    stretches: Stretches, config: BestRqConfig, folder: Path, seed: int
+) -> Labels:
     """Label every frame with the nearest entry of a random codebook (BEST-RQ)."""
     backbone = stretches.backbone
     quantiser = RandomQuantiser(backbone.config.features.num_mels, config, seed)
@@ -74,7 +94,8 @@ def quantise_randomly(stretches: Stretches, config: BestRqConfig, folder: Path, 
     def labels() -> Iterator[np.ndarray]:
         for cut in _shown(stretches.features.cuts.tolist(), "labelling"):
             blocks = [
-                quantiser.assign(backbone.normalise(torch.from_numpy(block)).numpy()) for block in stretches.of_cut(cut)
+                quantiser.assign(backbone.normalise(torch.from_numpy(block)).numpy())
+                for block in stretches.of_cut(cut)
             ]
             yield np.concatenate(blocks) if blocks else np.zeros((0, 1), dtype=np.uint16)
 
@@ -82,17 +103,23 @@ def quantise_randomly(stretches: Stretches, config: BestRqConfig, folder: Path, 
     return _write(stretches, folder, labels(), quantiser.codebook, config.codewords, source)
 
 
-def cluster_layer(stretches: Stretches, layer: int, clusters: int, sample_rows: int, folder: Path, seed: int) -> Labels:
+def cluster_layer(
+    stretches: Stretches, layer: int, clusters: int, sample_rows: int, folder: Path, seed: int
+) -> Labels:
     """Cluster the frames of one encoder layer, one label a frame.
 
     Raises:
         ConfigError: the backbone has no such layer.
     """
     if not 0 <= layer <= stretches.backbone.num_layers:
-        raise ConfigError(f"layer={layer}: the backbone has layers 0 to {stretches.backbone.num_layers}.")
+        raise ConfigError(
+            f"layer={layer}: the backbone has layers 0 to {stretches.backbone.num_layers}."
+        )
     reservoir = Reservoir(sample_rows, seed)
     cuts = stretches.features.cuts
-    order = cuts[np.argsort([stretches.features.length(cut) for cut in cuts], kind="stable")].tolist()
+    order = cuts[
+        np.argsort([stretches.features.length(cut) for cut in cuts], kind="stable")
+    ].tolist()
     spread = _spread(cuts, seed)
     # Enough cuts to fill the sample three times; the whole corpus need not be encoded twice.
     total = np.cumsum([num_frames(stretches.features.length(cut)) for cut in spread])
@@ -103,12 +130,22 @@ def cluster_layer(stretches: Stretches, layer: int, clusters: int, sample_rows: 
     found = {cut: np.zeros((0, 1), dtype=np.uint16) for cut in order}
     for cut, frames in _encoded(stretches, order, layer, "labelling"):
         found[cut] = np.concatenate([found[cut], kmeans.assign(frames)[:, None]])
-    source = {"kind": "layer", "layer": layer, "clusters": clusters, "backbone": stretches.backbone.fingerprint, "seed": seed}
-    return _write(stretches, folder, (found[cut] for cut in cuts.tolist()), kmeans.centroids, clusters, source)
+    source = {
+        "kind": "layer",
+        "layer": layer,
+        "clusters": clusters,
+        "backbone": stretches.backbone.fingerprint,
+        "seed": seed,
+    }
+    return _write(
+        stretches, folder, (found[cut] for cut in cuts.tolist()), kmeans.centroids, clusters, source
+    )
 
 
 @torch.no_grad()
-def _encoded(stretches: Stretches, cuts: list[int], layer: int, title: str) -> Iterator[tuple[int, np.ndarray]]:
+def _encoded(
+    stretches: Stretches, cuts: list[int], layer: int, title: str
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (cut, frames of the layer) for every stretch of the cuts, batches of like length together."""
     waiting: list[tuple[int, np.ndarray]] = []
     backbone = stretches.backbone.eval()
@@ -120,7 +157,9 @@ def _encoded(stretches: Stretches, cuts: list[int], layer: int, title: str) -> I
         blocks = [torch.from_numpy(block) for _, block in waiting]
         lengths = torch.tensor([len(block) for block in blocks])
         padded = pad_sequence(blocks, batch_first=True)
-        encoded = backbone(padded.to(device), lengths.to(device), context=Context.full(), layers=[layer])
+        encoded = backbone(
+            padded.to(device), lengths.to(device), context=Context.full(), layers=[layer]
+        )
         assert encoded.layers is not None
         frames = encoded.layers[0].float().cpu().numpy()
         yield from ((cut, frames[at, : encoded.lengths[at]]) for at, (cut, _) in enumerate(waiting))
@@ -147,7 +186,12 @@ def _shown(cuts: list[int], title: str) -> Iterator[int]:
 
 
 def _write(
-    stretches: Stretches, folder: Path, labels: Iterator[np.ndarray], centroids: np.ndarray, clusters: int, source: dict[str, Any]
+    stretches: Stretches,
+    folder: Path,
+    labels: Iterator[np.ndarray],
+    centroids: np.ndarray,
+    clusters: int,
+    source: dict[str, Any],
 ) -> Labels:
     counted = _Counted(labels, clusters)
     backbone = stretches.backbone
@@ -161,7 +205,9 @@ def _write(
             "clusters": clusters,
             "frame_rate": 1 / backbone.frame_shift,
             "sample_rate": backbone.sample_rate,
-            "quantiser_sha256": hashlib.sha256(np.ascontiguousarray(centroids).tobytes()).hexdigest(),
+            "quantiser_sha256": hashlib.sha256(
+                np.ascontiguousarray(centroids).tobytes()
+            ).hexdigest(),
             "features": asdict(backbone.config.features),
             "manifest": stretches.manifest.fingerprint,
             "health": {**asdict(health), "counts": counted.counts.tolist()},

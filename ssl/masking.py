@@ -27,7 +27,9 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.probability <= 1 or self.span < 1 or self.min_spans < 1:
-            raise ConfigError("mask.probability must be in (0, 1], mask.span and mask.min_spans at least 1.")
+            raise ConfigError(
+                "mask.probability must be in (0, 1], mask.span and mask.min_spans at least 1."
+            )
 
 
 def mask_frames(frames: int, config: MaskConfig, rng: np.random.Generator) -> np.ndarray:

@@ -22,8 +22,12 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path, help="settings, e.g. configs/pretrain/small.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.steps=500")
-    parser.add_argument("--stage", choices=STAGES, default="all", help="stop after this stage of the next round")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.steps=500"
+    )
+    parser.add_argument(
+        "--stage", choices=STAGES, default="all", help="stop after this stage of the next round"
+    )
     return parser
 
 
@@ -37,7 +41,9 @@ def _pretrain(arguments: argparse.Namespace) -> dict[str, Any]:
     from ssl.recipe import Recipe
     from trunkline.settings import load_settings
 
-    return Recipe(load_settings(PretrainConfig, arguments.config, arguments.overrides)).run(arguments.stage)
+    return Recipe(load_settings(PretrainConfig, arguments.config, arguments.overrides)).run(
+        arguments.stage
+    )
 
 
 if __name__ == "__main__":

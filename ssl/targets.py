@@ -41,11 +41,15 @@ class TargetConfig:
 
     def __post_init__(self) -> None:
         if self.labels_per_frame not in (1, 2, 4, 8):
-            raise ConfigError(f"targets.labels_per_frame={self.labels_per_frame}: choose 1, 2, 4 or 8.")
+            raise ConfigError(
+                f"targets.labels_per_frame={self.labels_per_frame}: choose 1, 2, 4 or 8."
+            )
         if not 2 <= self.clusters <= 65_535:
             raise ConfigError(f"targets.clusters={self.clusters} must be between 2 and 65535.")
         if self.sample_rows < self.clusters:
-            raise ConfigError(f"targets.sample_rows={self.sample_rows} is fewer than {self.clusters} clusters.")
+            raise ConfigError(
+                f"targets.sample_rows={self.sample_rows} is fewer than {self.clusters} clusters."
+            )
 
 
 def mfcc_from_log_mel(log_mel: np.ndarray | Tensor, num_ceps: int = 13) -> np.ndarray:
@@ -72,12 +76,18 @@ def differences(features: Tensor) -> Tensor:
     """Return the slope over five features (features, dim), ends repeated (HTK book, equation 5.16)."""
     padded = functional.pad(features.T[None], (2, 2), mode="replicate")[0].T
     length = features.shape[0]
-    return (padded[3 : 3 + length] - padded[1 : 1 + length] + 2 * (padded[4 : 4 + length] - padded[:length])) / 10
+    return (
+        padded[3 : 3 + length]
+        - padded[1 : 1 + length]
+        + 2 * (padded[4 : 4 + length] - padded[:length])
+    ) / 10
 
 
 def mfcc_features(waveform: np.ndarray | Tensor, sample_rate: int) -> np.ndarray:
     """Return the 39 MFCC (features, 39) of a waveform (samples,) in [-1, 1], every 10 ms."""
-    return mfcc_from_log_mel(LogMel(FeatureConfig(sample_rate=sample_rate))(torch.as_tensor(waveform)))
+    return mfcc_from_log_mel(
+        LogMel(FeatureConfig(sample_rate=sample_rate))(torch.as_tensor(waveform))
+    )
 
 
 def label_positions(frames: int, labels_per_frame: int) -> np.ndarray:
@@ -86,7 +96,11 @@ def label_positions(frames: int, labels_per_frame: int) -> np.ndarray:
     Frame t is computed from features 8t to 8t + 14; its labels divide features 8t + 4 to 8t + 11 among them.
     """
     stretch = SUBSAMPLING // labels_per_frame
-    return SUBSAMPLING * np.arange(frames)[:, None] + FIRST_LABEL + stretch * np.arange(labels_per_frame)
+    return (
+        SUBSAMPLING * np.arange(frames)[:, None]
+        + FIRST_LABEL
+        + stretch * np.arange(labels_per_frame)
+    )
 
 
 def feature_vectors(log_mel: np.ndarray, config: TargetConfig) -> np.ndarray:
@@ -122,7 +136,10 @@ class Reservoir:
         room = min(max(self.rows - self.seen, 0), len(vectors))
         self.sample[self.seen : self.seen + room] = vectors[:room]
         rest = vectors[room:]
-        places = (self._rng.random(len(rest)) * np.arange(self.seen + room + 1, self.seen + len(vectors) + 1)).astype(int)
+        places = (
+            self._rng.random(len(rest))
+            * np.arange(self.seen + room + 1, self.seen + len(vectors) + 1)
+        ).astype(int)
         taken = places < self.rows
         self.sample[places[taken]] = rest[taken]
         self.seen += len(vectors)
@@ -130,7 +147,9 @@ class Reservoir:
     def result(self) -> np.ndarray:
         """Return the vectors kept."""
         if self.sample is None:
-            raise DataError("There is nothing to cluster: no cut is long enough to give a frame (165 ms).")
+            raise DataError(
+                "There is nothing to cluster: no cut is long enough to give a frame (165 ms)."
+            )
         return self.sample[: min(self.seen, self.rows)]
 
 
@@ -157,7 +176,9 @@ class KMeans:
         import faiss
 
         if len(vectors) < clusters:
-            raise DataError(f"{len(vectors)} vectors cannot make {clusters} clusters; give more audio or ask for fewer.")
+            raise DataError(
+                f"{len(vectors)} vectors cannot make {clusters} clusters; give more audio or ask for fewer."
+            )
         kmeans = faiss.Kmeans(
             vectors.shape[1],
             clusters,
@@ -203,4 +224,6 @@ def cluster_health(counts: np.ndarray) -> ClusterHealth:
     """Judge how often each cluster was used, counts (clusters,)."""
     shares = counts / max(counts.sum(), 1)
     entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
-    return ClusterHealth(len(counts), int((counts == 0).sum()), float(shares.max()), float(np.exp(entropy)))
+    return ClusterHealth(
+        len(counts), int((counts == 0).sum()), float(shares.max()), float(np.exp(entropy))
+    )

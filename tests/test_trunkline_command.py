@@ -32,17 +32,28 @@ def raising(error: BaseException):
 
 def test_the_summary_is_a_table_or_json(capsys):
     def function(_):
-        return {"frames": np.int64(3), "loss": 0.123456, "paths": [Path("a"), Path("b")], "probe": {"wer": float("nan")}}
+        return {
+            "frames": np.int64(3),
+            "loss": 0.123456,
+            "paths": [Path("a"), Path("b")],
+            "probe": {"wer": float("nan")},
+        }
 
     assert call(function) == 0
-    assert capsys.readouterr().out == "frames     3\nloss       0.1235\npaths      a, b\nprobe.wer  -\n"
+    assert (
+        capsys.readouterr().out
+        == "frames     3\nloss       0.1235\npaths      a, b\nprobe.wer  -\n"
+    )
     assert call(function, "--json") == 0
     expected = {"frames": 3, "loss": 0.123456, "paths": ["a", "b"], "probe": {"wer": None}}
     assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_tables_follow_the_summary_and_a_faulty_result_sets_the_exit_status(capsys):
-    tables = {"faults": [{"line": 7, "what": "silent"}, {"line": 12, "file": "x.wav"}], "others": []}
+    tables = {
+        "faults": [{"line": 7, "what": "silent"}, {"line": 12, "file": "x.wav"}],
+        "others": [],
+    }
     assert call(lambda _: {"checked": 2, "tables": tables, "exit_status": 1}) == 1
     expected = "checked  2\n\nfaults\nline  what    file\n7     silent  -\n12    -       x.wav\n\nothers\n(none)\n"
     assert capsys.readouterr().out == expected
@@ -60,7 +71,10 @@ def test_an_expected_error_is_one_line_and_its_kind_sets_the_status(capsys, erro
 
 def test_an_unexpected_error_is_named_and_debug_shows_where(capsys):
     assert call(raising(KeyError("k"))) == 1
-    assert capsys.readouterr().err == "error: KeyError: 'k' (run again with --debug for the traceback)\n"
+    assert (
+        capsys.readouterr().err
+        == "error: KeyError: 'k' (run again with --debug for the traceback)\n"
+    )
     assert call(raising(KeyError("k")), "--debug") == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -76,7 +90,9 @@ def test_options_may_stand_between_config_and_overrides():
     assert (seen[0].config, seen[0].overrides, seen[0].quiet) == ("a.yaml", ["x=1", "y=2"], True)
 
 
-@pytest.mark.parametrize("argv", [["--debug", "check", "x"], ["check", "--debug", "x"], ["check", "x", "--debug"]])
+@pytest.mark.parametrize(
+    "argv", [["--debug", "check", "x"], ["check", "--debug", "x"], ["check", "x", "--debug"]]
+)
 def test_common_options_work_before_and_after_a_subcommand(argv):
     parser = argparse.ArgumentParser()
     check = parser.add_subparsers(dest="what", required=True).add_parser("check")
@@ -98,8 +114,12 @@ def test_a_reader_that_goes_away_is_no_traceback():
         "raise SystemExit(run(lambda a: (input(), None)[1] or {'frames': 3}, argparse.ArgumentParser()))"
     )
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        assert (
+            process.stdin is not None and process.stdout is not None and process.stderr is not None
+        )
         process.stdout.close()
         process.stdin.write(b"go\n")
         process.stdin.close()
@@ -114,7 +134,9 @@ def test_messages_go_to_stderr_and_quiet_keeps_warnings(capsys):
 
     call(function)
     captured = capsys.readouterr()
-    assert captured.out == "" and "INFO step 1" in captured.err and "WARNING slow disk" in captured.err
+    assert (
+        captured.out == "" and "INFO step 1" in captured.err and "WARNING slow disk" in captured.err
+    )
     call(function, "--quiet")
     assert "step 1" not in (quiet := capsys.readouterr().err) and "slow disk" in quiet
 

@@ -50,12 +50,20 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Run:
 
 
 def test_defaults_then_file_then_overrides_decide(tmp_path):
-    settings = load(tmp_path, "out: runs/a\nsteps: 7\noptimiser:\n  betas: [0.8, 0.9]\n", "steps=9", "name=5")
+    settings = load(
+        tmp_path, "out: runs/a\nsteps: 7\noptimiser:\n  betas: [0.8, 0.9]\n", "steps=9", "name=5"
+    )
     assert settings == Run(Path("runs/a"), steps=9, name="5", optimiser=Optimiser(5e-4, (0.8, 0.9)))
 
 
 def test_numbers_booleans_null_and_lists_are_read_from_the_command_line():
-    overrides = ["out=x", "optimiser.lr=1e-4", "resume=false", "name=null", "batch=[[0, 28], [5, 60]]"]
+    overrides = [
+        "out=x",
+        "optimiser.lr=1e-4",
+        "resume=false",
+        "name=null",
+        "batch=[[0, 28], [5, 60]]",
+    ]
     settings = load_settings(Run, None, overrides)
     assert settings.optimiser.lr == 1e-4 and settings.resume is False and settings.name is None
     assert settings.batch == ((0, 28.0), (5, 60.0))
@@ -74,17 +82,23 @@ def test_optional_settings_can_be_switched_on_by_an_override():
 def test_lists_of_settings_are_read_and_checked(tmp_path):
     settings = load(tmp_path, "out: x\nsources:\n  - path: a\n  - {path: b, weight: 2}\n")
     assert settings.sources == (Source(Path("a")), Source(Path("b"), 2.0))
-    with pytest.raises(ConfigError, match=r"run.yaml:4: unknown setting 'sources.0.wait'. Did you mean 'weight'\?"):
+    with pytest.raises(
+        ConfigError, match=r"run.yaml:4: unknown setting 'sources.0.wait'. Did you mean 'weight'\?"
+    ):
         load(tmp_path, "out: x\nsources:\n  - path: a\n    wait: 2\n")
 
 
 def test_an_unknown_key_names_file_line_and_the_nearest_key(tmp_path):
-    with pytest.raises(ConfigError, match=r"run.yaml:3: unknown setting 'optimiser.beta'. Did you mean 'betas'\?"):
+    with pytest.raises(
+        ConfigError, match=r"run.yaml:3: unknown setting 'optimiser.beta'. Did you mean 'betas'\?"
+    ):
         load(tmp_path, "out: x\noptimiser:\n  beta: 1\n")
 
 
 def test_an_unknown_override_names_the_override():
-    with pytest.raises(ConfigError, match=r"override 'step=3': unknown setting 'step'. Did you mean 'steps'\?"):
+    with pytest.raises(
+        ConfigError, match=r"override 'step=3': unknown setting 'step'. Did you mean 'steps'\?"
+    ):
         load_settings(Run, None, ["out=x", "step=3"])
 
 
@@ -98,7 +112,10 @@ def test_an_unknown_override_names_the_override():
         ("name: 12", "name must be str or null, not 12"),
         ("optimiser: 3", "optimiser holds settings of its own"),
         ("optimiser:", "optimiser holds settings of its own"),
-        ("optimiser: {schedule: cosin}", "optimiser.schedule must be one of 'cosine', 'linear', not 'cosin'"),
+        (
+            "optimiser: {schedule: cosin}",
+            "optimiser.schedule must be one of 'cosine', 'linear', not 'cosin'",
+        ),
         ("optimiser: {betas: [1]}", r"optimiser.betas must be tuple\[float, float\]"),
         ("optimiser: {lr: -1}", "lr must be above 0, got -1.0"),
         ("labels: {a: x}", r"labels must be dict\[str, int\]"),
@@ -135,10 +152,14 @@ def test_a_missing_or_shapeless_file_is_named(tmp_path):
 
 def test_settings_survive_yaml_and_json(tmp_path):
     settings = load_settings(
-        Run, None, ["out=x", "name=ngân", "batch=[[0, 1.5]]", "sources=[{path: a}]", "labels={a: 1}"]
+        Run,
+        None,
+        ["out=x", "name=ngân", "batch=[[0, 1.5]]", "sources=[{path: a}]", "labels={a: 1}"],
     )
     assert load(tmp_path, settings_to_yaml(settings)) == settings
-    assert json.loads(json.dumps(settings_to_dict(settings)))["sources"] == [{"path": "a", "weight": 1.0}]
+    assert json.loads(json.dumps(settings_to_dict(settings)))["sources"] == [
+        {"path": "a", "weight": 1.0}
+    ]
 
 
 def test_the_help_text_lists_every_setting_with_its_default():

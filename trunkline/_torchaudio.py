@@ -15,7 +15,12 @@ from typing import NoReturn
 
 from trunkline.errors import DependencyError
 
-NATIVE_FEATURES = ("functional.forced_align", "functional.rnnt_loss", "models.decoder.cuda_ctc_decoder", "fast lfilter")
+NATIVE_FEATURES = (
+    "functional.forced_align",
+    "functional.rnnt_loss",
+    "models.decoder.cuda_ctc_decoder",
+    "fast lfilter",
+)
 
 
 def load() -> ModuleType:
@@ -42,7 +47,9 @@ def _load() -> tuple[ModuleType, str]:
     try:
         return importlib.import_module("torchaudio"), ""
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; run: pip install torchaudio") from error
+        raise DependencyError(
+            f"{error.name} is not installed; run: pip install torchaudio"
+        ) from error
     except (ImportError, OSError, RuntimeError) as error:
         why = str(error)
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:

@@ -33,7 +33,9 @@ def write_folder(target: str | os.PathLike[str], *, overwrite: bool = False) -> 
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        temporary = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        )
         temporary.chmod(0o755)
         yield temporary
         for path in temporary.rglob("*"):

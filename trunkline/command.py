@@ -90,7 +90,9 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
 def format_summary(summary: Mapping[str, Any]) -> str:
     """Return a summary as aligned text: one ``name  value`` a line, then each of its ``tables``."""
     tables = summary.get("tables", {})
-    rows = [[name, _cell(value)] for name, value in _flatten(summary) if not name.startswith("tables.")]
+    rows = [
+        [name, _cell(value)] for name, value in _flatten(summary) if not name.startswith("tables.")
+    ]
     blocks = [_align(rows)] if rows else []
     for title, records in tables.items():
         header = list(dict.fromkeys(name for record in records for name in record))
@@ -109,7 +111,10 @@ def _flatten(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 def _align(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 

@@ -48,4 +48,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest allowed name, or the list of allowed names."""
     names = [str(item) for item in allowed]
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f" Did you mean {match[0]!r}?" if match else f" Allowed: {', '.join(sorted(names)) or 'none'}."
+    return (
+        f" Did you mean {match[0]!r}?"
+        if match
+        else f" Allowed: {', '.join(sorted(names)) or 'none'}."
+    )

@@ -29,12 +29,18 @@ def setup(debug: bool = False, quiet: bool = False) -> None:
         handler: logging.Handler = RichHandler(console=_shared_console(), show_path=debug)
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
     logger.handlers[:] = [handler]
 
 
 def progress(
-    iterable: Iterable[Any] | None = None, *, total: float | None = None, description: str = "", unit: str = ""
+    iterable: Iterable[Any] | None = None,
+    *,
+    total: float | None = None,
+    description: str = "",
+    unit: str = "",
 ) -> Progress:
     """Return a progress bar to loop over, or to use as ``with progress(total=n) as bar: bar.advance()``."""
     return Progress(iterable, total, description, unit)

@@ -36,7 +36,9 @@ def load_settings(cls: type[T], path: str | Path | None = None, overrides: Seque
 
 def settings_to_dict(settings: Any) -> dict[str, Any]:
     """Return a settings dataclass as plain dictionaries, lists, strings and numbers (ready for JSON and YAML)."""
-    return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    return {
+        field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)
+    }
 
 
 def settings_to_yaml(settings: Any) -> str:
@@ -66,7 +68,9 @@ def _read_yaml(path: Path, origins: Origins) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from error
+        raise ConfigError(
+            f"{where}: not valid YAML: {getattr(error, 'problem', error)}."
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no 'key: value' settings but a {type(values).__name__}.")
     return values
@@ -110,7 +114,9 @@ def _build(cls: type[T], values: Mapping[str, Any], key: str, origins: Origins, 
     for name, value in values.items():
         full = f"{key}.{name}" if key else str(name)
         if name not in fields:
-            raise ConfigError(f"{_where(full, origins)}: unknown setting {full!r}.{nearest(str(name), fields)}")
+            raise ConfigError(
+                f"{_where(full, origins)}: unknown setting {full!r}.{nearest(str(name), fields)}"
+            )
         default = getattr(base, name) if base is not None else _default(fields[name])
         given[name] = _read(hints[name], value, full, origins, default)
     if base is not None:
@@ -118,7 +124,9 @@ def _build(cls: type[T], values: Mapping[str, Any], key: str, origins: Origins, 
     missing = [name for name, field in fields.items() if name not in given and _required(field)]
     if missing:
         full = ", ".join(f"{key}.{name}" if key else name for name in missing)
-        raise ConfigError(f"{_where(key, origins)}: no value for {full}; set it in the file or as key=value.")
+        raise ConfigError(
+            f"{_where(key, origins)}: no value for {full}; set it in the file or as key=value."
+        )
     try:
         return cls(**given)
     except ValueError as error:
@@ -134,12 +142,20 @@ def _read(hint: Any, value: Any, key: str, origins: Origins, default: Any) -> An
     if nested is not None and isinstance(value, Mapping):
         return _build(nested, value, key, origins, default if isinstance(default, nested) else None)
     element = next((arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)), None)
-    if typing.get_origin(hint) in (tuple, list) and element is not None and isinstance(value, Sequence | str):
+    if (
+        typing.get_origin(hint) in (tuple, list)
+        and element is not None
+        and isinstance(value, Sequence | str)
+    ):
         items = _read_text(value, key, origins) if isinstance(value, str) else value
         pairs = enumerate(items)
-        return typing.get_origin(hint)(_read(element, x, f"{key}.{i}", origins, None) for i, x in pairs)
+        return typing.get_origin(hint)(
+            _read(element, x, f"{key}.{i}", origins, None) for i, x in pairs
+        )
     if dataclasses.is_dataclass(hint):
-        raise ConfigError(f"{_where(key, origins)}: {key} holds settings of its own ({key}.name=value), not {value!r}.")
+        raise ConfigError(
+            f"{_where(key, origins)}: {key} holds settings of its own ({key}.name=value), not {value!r}."
+        )
     return _convert(hint, value, key, origins)
 
 
@@ -149,7 +165,9 @@ def _read_text(text: str, key: str, origins: Origins) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{_where(key, origins)}: {text!r} is not valid YAML for {key}.") from error
+        raise ConfigError(
+            f"{_where(key, origins)}: {text!r} is not valid YAML for {key}."
+        ) from error
 
 
 def _convert(hint: Any, value: Any, key: str, origins: Origins) -> Any:
@@ -205,7 +223,9 @@ def _describe_fields(cls: type, prefix: str) -> Iterator[str]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):
-            yield from _describe_fields(typing.cast(type, hints[field.name]), f"{prefix}{field.name}.")
+            yield from _describe_fields(
+                typing.cast(type, hints[field.name]), f"{prefix}{field.name}."
+            )
         else:
             default = "(required)" if _required(field) else f"= {_plain(_default(field))}"
             yield f"{prefix}{field.name}: {_type_name(hints[field.name])} {default}"

@@ -3,7 +3,12 @@
 from trunkline.training.config import TrainConfig
 from trunkline.training.loop import TrainResult, train
 from trunkline.training.schedule import learning_rate
-from trunkline.training.state import average_checkpoints, list_checkpoints, load_weights, newest_checkpoint
+from trunkline.training.state import (
+    average_checkpoints,
+    list_checkpoints,
+    load_weights,
+    newest_checkpoint,
+)
 
 __all__ = [
     "TrainConfig",

@@ -38,7 +38,8 @@ class Progress:
     position: int = 0  # of the next microbatch in its epoch
     audio_seconds: float = 0.0
     quarantined: dict[str, dict[str, Any]] = field(default_factory=dict)  # by item id
-    sums: dict[str, list[float]] = field(default_factory=dict)  # metric: [sum, count] since its last line
+    # metric: [sum, count] since its last line
+    sums: dict[str, list[float]] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)  # newest line and evaluation
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +108,9 @@ def save_checkpoint(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     with write_folder(folder / f"step-{progress.step}", overwrite=True) as temporary:
-        digests = {name: _write(temporary / f"{name}.safetensors", part) for name, part in parts.items()}
+        digests = {
+            name: _write(temporary / f"{name}.safetensors", part) for name, part in parts.items()
+        }
         state = {"schema": SCHEMA, "sha256": digests, "settings": settings, "scaler": scaler}
         write_json(temporary / "state.json", state | {"progress": progress.to_json()})
     for old in list_checkpoints(folder)[:-keep]:
@@ -116,7 +119,9 @@ def save_checkpoint(
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
     # Copies, because safetensors refuses tied weights that share memory.
-    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    copies = {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
+    }
     try:
         save_file(copies, path)
     except SafetensorError as error:
@@ -151,17 +156,28 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
         except (CheckpointError, StorageError) as error:
             fault = error
     if fault is not None:
-        older = f"{whole.name} is whole: remove {path} to go on from there." if whole else "No older one is whole."
-        raise CheckpointError(f"The newest checkpoint {path} is damaged: {fault} {older}") from fault
+        older = (
+            f"{whole.name} is whole: remove {path} to go on from there."
+            if whole
+            else "No older one is whole."
+        )
+        raise CheckpointError(
+            f"The newest checkpoint {path} is damaged: {fault} {older}"
+        ) from fault
     return path
 
 
 def _verify(folder: Path) -> None:
     state = read_json(folder / "state.json")
-    if not isinstance(state, dict) or not {"schema", "sha256", "settings", "progress"} <= state.keys():
+    if (
+        not isinstance(state, dict)
+        or not {"schema", "sha256", "settings", "progress"} <= state.keys()
+    ):
         raise CheckpointError("state.json does not describe a checkpoint.")
     if state["schema"] > SCHEMA:
-        raise CheckpointError(f"it was written by a newer trunkline (schema {state['schema']}); update.")
+        raise CheckpointError(
+            f"it was written by a newer trunkline (schema {state['schema']}); update."
+        )
     for name, digest in state["sha256"].items():
         path = folder / f"{name}.safetensors"
         if not path.is_file() or sha256_file(path) != digest:
@@ -189,8 +205,12 @@ def load_checkpoint(
     for name in own.keys() | weights.keys():
         here, there = own.get(name), weights.get(name)
         if here is None or there is None or here.shape != there.shape:
-            shapes = " and ".join("nothing" if t is None else str(tuple(t.shape)) for t in (there, here))
-            raise CheckpointError(f"{folder} does not fit the task: {name!r} is {shapes}, in this order.")
+            shapes = " and ".join(
+                "nothing" if t is None else str(tuple(t.shape)) for t in (there, here)
+            )
+            raise CheckpointError(
+                f"{folder} does not fit the task: {name!r} is {shapes}, in this order."
+            )
     task.load_state_dict(weights)
     parameters = dict(task.named_parameters())
     for name, value in _read(folder / "optimizer.safetensors").items():
@@ -218,7 +238,11 @@ def _check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Pat
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -237,11 +261,15 @@ def average_checkpoints(folders: Sequence[str | Path]) -> dict[str, Tensor]:
     states = [load_weights(folder) for folder in folders]
     for folder, state in zip(folders, states, strict=True):
         if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in states[0].items()}:
-            raise CheckpointError(f"{folder} holds other tensors than {folders[0]}; they cannot be averaged.")
+            raise CheckpointError(
+                f"{folder} holds other tensors than {folders[0]}; they cannot be averaged."
+            )
     if not states:
         raise CheckpointError("There are no checkpoints to average.")
     mean = dict(states[-1])
     for name, last in mean.items():
         if last.is_floating_point():
-            mean[name] = (sum(state[name].double() for state in states) / len(states)).to(last.dtype)
+            mean[name] = (sum(state[name].double() for state in states) / len(states)).to(
+                last.dtype
+            )
     return mean

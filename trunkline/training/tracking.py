@@ -42,7 +42,9 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             holder = file.read() or "another process"
-            raise StorageError(f"{folder} is in use by {holder}; wait for it or choose another folder.") from error
+            raise StorageError(
+                f"{folder} is in use by {holder}; wait for it or choose another folder."
+            ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -62,7 +64,8 @@ class Records:
         """Cut the records back to `progress`: a resumed run leaves the same lines as an unbroken one."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        whole = [line for line in lines if line.endswith("}")]  # the last may have been cut by a kill
+        # The last line may have been cut by a kill.
+        whole = [line for line in lines if line.endswith("}")]
         kept = [line for line in whole if json.loads(line)["step"] <= progress.step]
         write_text(path, "".join(line + "\n" for line in kept))
         faults = "".join(_line(fault) for fault in progress.quarantined.values())
@@ -71,8 +74,16 @@ class Records:
 
     def write_run(self, status: str, progress: Progress) -> None:
         """Write run.json."""
-        state = {"status": status, "updated": _now(), "step": progress.step, "epoch": progress.epoch}
-        state |= {"audio_hours": progress.audio_seconds / 3600, "quarantined": len(progress.quarantined)}
+        state = {
+            "status": status,
+            "updated": _now(),
+            "step": progress.step,
+            "epoch": progress.epoch,
+        }
+        state |= {
+            "audio_hours": progress.audio_seconds / 3600,
+            "quarantined": len(progress.quarantined),
+        }
         write_json(self.folder / "run.json", {**self.about, **state, "metrics": progress.metrics})
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
