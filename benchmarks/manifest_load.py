@@ -72,7 +72,7 @@ def measure(path: Path) -> None:
 
 
 def main() -> int:
-    """Write the manifest, load it twice in fresh processes, print the table and keep the figures."""
+    """Write a manifest, load it twice in fresh processes, print the table and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="where to write the manifest; a temporary one")

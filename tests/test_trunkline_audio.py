@@ -1,4 +1,4 @@
-"""Recordings in: formats, scaling, stretches, blocks, and what is said about files that are not in order."""
+"""Recordings in: formats, scaling, stretches, blocks, and what is said about broken files."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ def test_m4a_and_amr_are_read_with_pyav_and_seek_to_the_sample(tmp_path: Path) -
         audio.info(tmp_path / "text.m4a")
 
 
-def _encode_with_av(av, path: Path, codec: str, rate: int, waveform: np.ndarray) -> None:  # noqa: ANN001
+def _encode_with_av(av, path: Path, codec: str, rate: int, waveform: np.ndarray) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
         convert = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)

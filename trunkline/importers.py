@@ -315,15 +315,11 @@ def _kaldi_file(path: Path) -> Iterator[tuple[int, str, str]]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig")
-            if path.suffix == ".gz"
-            else open(path, encoding="utf-8-sig") as file
-        ):
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                yield number, line
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number + 1} is not UTF-8 text.") from error
+        raise DataError(f"{path}:{number} is not UTF-8 text.") from error
     except EOFError as error:
         raise DataError(f"{path} is cut short after line {number}.") from error
     except OSError as error:

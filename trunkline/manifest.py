@@ -205,7 +205,11 @@ def write_manifest(cuts: Iterable[Cut | Row], path: str | os.PathLike[str]) -> i
             row["audio_filepath"] = str(
                 where.relative_to(path.parent) if where.is_relative_to(path.parent) else where
             )
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            try:
+                text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"Cut {count + 1} ({where}) is not JSON: {error}.") from error
+            file.write(text.encode() + b"\n")
             count += 1
 
     try:

@@ -178,6 +178,7 @@ def _parse_fast(text: bytes, count: int) -> dict[str, pa.Array] | None:
     columns = {name: _flat(table.column(name)) for name in table.column_names}
     start = pc.fill_null(columns["start"], 0.0)
     faults = [pc.less(columns[name], 0) for name in (*SECONDS, "channel")]
+    faults += [pc.invert(pc.is_finite(columns[name])) for name in SECONDS]
     faults += [pc.less_equal(columns["end"], start), pc.less_equal(columns["sampling_rate"], 0)]
     faults += [pc.equal(columns["audio_filepath"], ""), pc.is_valid(columns.pop("offset"))]
     faulty = any(pc.any(fault).as_py() for fault in faults)

@@ -12,6 +12,7 @@ from trunkline.errors import DependencyError
 
 try:
     import av
+    from av.error import FFmpegError
 except ImportError as error:
     raise DependencyError(
         "Reading m4a, amr, wma and webm needs PyAV: pip install trunkline[media]"
@@ -33,7 +34,7 @@ class MediaReader:
         self._path = path
         try:
             self._container = av.open(str(path))
-        except av.error.FFmpegError as error:
+        except FFmpegError as error:
             raise AudioFault(
                 "unreadable", f"{path} is not a recording in a known format ({error.strerror})."
             ) from error
@@ -106,7 +107,7 @@ class MediaReader:
     def _decode(self) -> Iterator[av.AudioFrame]:
         try:
             yield from self._container.decode(self._stream)
-        except av.error.FFmpegError as error:
+        except FFmpegError as error:
             raise AudioFault(
                 "truncated", f"{self._path} is damaged or truncated ({error.strerror})."
             ) from error
