@@ -210,7 +210,8 @@ def _join(path: PathLike, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _span(about: AudioInfo, start: float, end: float | None) -> tuple[int, int]:
-    if not 0 <= start or (end is not None and not start < end <= about.duration + _SLACK):
+    lies = start >= 0 and (end is None or start < end <= about.duration + _SLACK)
+    if not lies:
         raise AudioFault(
             "span",
             f"{about.path} lasts {about.duration:.3f} s; there is no stretch from {start} s to "
