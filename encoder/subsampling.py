@@ -12,7 +12,9 @@ from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
 
 def num_frames(num_features: int) -> int:
     """Return how many frames `num_features` features give: 1 + (T - 15) // 8, and none below 15."""
-    return 0 if num_features < RECEPTIVE_FIELD else 1 + (num_features - RECEPTIVE_FIELD) // SUBSAMPLING
+    return (
+        0 if num_features < RECEPTIVE_FIELD else 1 + (num_features - RECEPTIVE_FIELD) // SUBSAMPLING
+    )
 
 
 def frame_lengths(lengths: Tensor) -> Tensor:
@@ -53,8 +55,11 @@ class Subsampling(nn.Module):
         are nearly constant: a backbone then needs ten times as many steps to leave its first plateau.
         """
         for number, conv in enumerate(self.conv):
+            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             followed_by_relu = number in (0, 2, 4)
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if followed_by_relu else "linear")
+            nn.init.kaiming_normal_(
+                conv.weight, nonlinearity="relu" if followed_by_relu else "linear"
+            )
             nn.init.zeros_(conv.bias)
         nn.init.normal_(self.out.weight, std=1 / (self.scale * math.sqrt(self.out.in_features)))
         nn.init.zeros_(self.out.bias)

@@ -8,5 +8,5 @@ import os
 from importlib.machinery import PathFinder
 
 _standard = PathFinder.find_spec("ssl", [os.path.dirname(os.__file__)])
-__file__ = _standard.origin
-exec(_standard.loader.get_code("ssl"), globals())
+__file__ = _standard.origin  # type: ignore[union-attr]
+exec(_standard.loader.get_code("ssl"), globals())  # type: ignore[union-attr]

@@ -189,6 +189,7 @@ class KMeans:
         )
         kmeans.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
         kmeans.train(np.ascontiguousarray(vectors, dtype=np.float32))
+        assert kmeans.centroids is not None
         return cls(kmeans.centroids)
 
     def assign(self, vectors: np.ndarray) -> np.ndarray:

@@ -74,6 +74,7 @@ class Reader(Protocol):
 
     def blocks(self, first: int, last: int, size: int) -> Iterator[np.ndarray]:
         """Yield samples `first` to `last` as float32 arrays (at most size, channels)."""
+        ...
 
     def close(self) -> None:
         """Release the file."""

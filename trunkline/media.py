@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,8 @@ except ImportError as error:
         "Reading m4a, amr, wma and webm needs PyAV: pip install trunkline[media]"
     ) from error
 
-_PREROLL = (
-    0.5  # s; decoding begins this much earlier than a seek, so that the codec's overlap has settled
-)
+# Decoding begins this many seconds earlier than a seek, so that the codec's overlap has settled.
+_PREROLL = 0.5
 
 
 class MediaReader:
@@ -46,9 +46,10 @@ class MediaReader:
         if first is None:
             raise AudioFault("empty", f"{path} holds no samples.")
         self._rate, self._channels = first.sample_rate, first.layout.nb_channels
+        self._unit = stream.time_base or Fraction(1, self._rate)  # s
         self._seeks = "mp4" in self._container.format.name and stream.duration is not None
         if self._seeks:
-            samples = round(stream.duration * stream.time_base * self._rate)
+            samples = round((stream.duration or 0) * self._unit * self._rate)
         else:
             samples = sum(frame.samples for frame in self._rewound())
         codec = f"{self._container.format.name.split(',')[0]}/{stream.codec_context.name}".upper()
@@ -85,7 +86,7 @@ class MediaReader:
                     f"{self._path} changes its sample rate or channels midway; split it first.",
                 )
             if cursor is None:
-                cursor = round(frame.pts * frame.time_base * self._rate)
+                cursor = round((frame.pts or 0) * self._unit * self._rate)
             for piece in to_float.resample(frame):
                 samples = piece.to_ndarray().T[max(0, first - cursor) : max(0, last - cursor)]
                 if len(samples):
@@ -97,7 +98,7 @@ class MediaReader:
     def _rewound(self, first: int = 0) -> Iterator[av.AudioFrame]:
         if self._seeks:
             seconds = max(0.0, first / self._rate - _PREROLL)
-            self._container.seek(int(seconds / self._stream.time_base), stream=self._stream)
+            self._container.seek(int(seconds / self._unit), stream=self._stream)
         else:
             self._container.close()
             self._container = av.open(str(self._path))

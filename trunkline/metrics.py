@@ -40,24 +40,24 @@ class Difference(NamedTuple):
 
 def accuracy(reference: Sequence[str], answer: Sequence[str]) -> float:
     """Return the share of equal answers; `DataError` when there are none to compare."""
-    reference, answer = _paired(reference, answer)
-    return float(np.mean(reference == answer))
+    truth, found = _paired(reference, answer)
+    return float(np.mean(truth == found))
 
 
 def uar(reference: Sequence[str], answer: Sequence[str]) -> float:
     """Return the unweighted average recall over the reference's classes (balanced accuracy)."""
-    reference, answer = _paired(reference, answer)
-    recalls = [np.mean(answer[reference == name] == name) for name in np.unique(reference)]
+    truth, found = _paired(reference, answer)
+    recalls = [np.mean(found[truth == name] == name) for name in np.unique(truth)]
     return float(np.mean(recalls))
 
 
 def macro_f1(reference: Sequence[str], answer: Sequence[str]) -> float:
     """Return the mean F1 over every class that occurs in the reference or among the answers."""
-    reference, answer = _paired(reference, answer)
+    truth, found = _paired(reference, answer)
     scores = []
-    for name in np.union1d(reference, answer):
-        hits = np.sum((reference == name) & (answer == name))
-        scores.append(2 * hits / (np.sum(reference == name) + np.sum(answer == name)))
+    for name in np.union1d(truth, found):
+        hits = np.sum((truth == name) & (found == name))
+        scores.append(2 * hits / (np.sum(truth == name) + np.sum(found == name)))
     return float(np.mean(scores))
 
 

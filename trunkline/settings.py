@@ -189,7 +189,14 @@ def _dataclass_in(hint: Any) -> type | None:
     """Return the dataclass that `hint` is, or that one member of the union `hint` is."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     members = typing.get_args(hint) if is_union else (hint,)
-    return next((member for member in members if dataclasses.is_dataclass(member)), None)
+    return next(
+        (
+            member
+            for member in members
+            if isinstance(member, type) and dataclasses.is_dataclass(member)
+        ),
+        None,
+    )
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -269,7 +269,7 @@ def average_checkpoints(folders: Sequence[str | Path]) -> dict[str, Tensor]:
     mean = dict(states[-1])
     for name, last in mean.items():
         if last.is_floating_point():
-            mean[name] = (sum(state[name].double() for state in states) / len(states)).to(
-                last.dtype
-            )
+            zero = torch.zeros_like(last, dtype=torch.float64)
+            total = sum((state[name].double() for state in states), zero)
+            mean[name] = (total / len(states)).to(last.dtype)
     return mean
