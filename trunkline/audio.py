@@ -211,8 +211,8 @@ def _join(path: PathLike, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _span(about: AudioInfo, start: float, end: float | None) -> tuple[int, int]:
-    lies = start >= 0 and (end is None or start < end <= about.duration + _SLACK)
-    if not lies:
+    inside = start >= 0 and (end is None or start < end <= about.duration + _SLACK)
+    if not inside:
         raise AudioFault(
             "span",
             f"{about.path} lasts {about.duration:.3f} s; there is no stretch from {start} s to "

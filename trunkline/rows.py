@@ -121,7 +121,8 @@ def check_row(row: Row, where: str) -> Row:
 
 def extra_of(row: Row) -> Row:
     """Return the keys of a row that are no field of the manifest."""
-    return {name: value for name, value in row.items() if name not in FIELDS}
+    known = FIELDS if "start" in row else (*FIELDS, "offset")
+    return {name: value for name, value in row.items() if name not in known}
 
 
 def _hint(row: Row) -> str:
