@@ -123,7 +123,7 @@ def test_starting_in_the_middle_reads_nothing_before(monkeypatch: pytest.MonkeyP
 
 
 def test_workers_read_the_same_audio_in_the_same_order() -> None:
-    streams = [take(made(Items(bad=(3,)), workers=workers), 30) for workers in (0, 1, 3)]
+    streams = [take(made(Items(bad=(3,)), workers=workers), 30) for workers in (0, 1, 2)]
     for entries in zip(*streams, strict=True):
         for entry in entries[1:]:
             assert entry.ids == entries[0].ids

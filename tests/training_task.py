@@ -97,7 +97,7 @@ class Child:
     def __init__(self, folder: Path, task: dict[str, Any] | None = None, **options: Any) -> None:
         environment = options.pop("environment", {})
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "accelerate", "safetensors.torch", "psutil"])
+        context.set_forkserver_preload(["torch", "accelerate", "trunkline.training"])
         self._received, sent = context.Pipe(duplex=False)
         self.process = context.Process(target=_child, args=(sent, environment, folder, task or {}, options))
         self.process.start()
