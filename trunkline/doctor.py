@@ -64,13 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def examine(_: argparse.Namespace | None = None) -> dict[str, Any]:
     """Return what is installed and what works, as a summary for `trunkline.command.run`."""
     required = [_package(name, use) for name, use in REQUIRED.items()]
-    extras = [{"extra": extra, **_package(name, use)} for extra, uses in EXTRAS.items() for name, use in uses.items()]
-    problems = [f"{row['package']} is not installed: no {row['for']}" for row in required if not row["version"]]
+    extras = [
+        {"extra": extra, **_package(name, use)}
+        for extra, uses in EXTRAS.items()
+        for name, use in uses.items()
+    ]
+    problems = [
+        f"{row['package']} is not installed: no {row['for']}"
+        for row in required
+        if not row["version"]
+    ]
     summary: dict[str, Any] = {
         "trunkline": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": os.cpu_count(),
         "disk_free_gb": round(shutil.disk_usage(os.curdir).free / 1e9, 1),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
@@ -115,7 +123,8 @@ def _torchaudio() -> tuple[dict[str, Any], str]:
         lost = _torchaudio.missing()
     except (DependencyError, ImportError, OSError) as error:
         return {"torchaudio_native": None}, f"torchaudio does not load: {error}"
-    return {"torchaudio_native": f"does not load; without it: {', '.join(lost)}" if lost else "loads"}, ""
+    native = f"does not load; without it: {', '.join(lost)}" if lost else "loads"
+    return {"torchaudio_native": native}, ""
 
 
 def _libsndfile() -> tuple[dict[str, Any], str]:
@@ -123,14 +132,15 @@ def _libsndfile() -> tuple[dict[str, Any], str]:
         import soundfile
     except (ImportError, OSError) as error:
         return {"libsndfile": None}, f"soundfile does not load: {error}"
-    mp3 = "MP3" in soundfile.available_formats()
-    return {"libsndfile": f"{soundfile.__libsndfile_version__}{'' if mp3 else ' (without MP3)'}"}, ""
+    mp3 = "" if "MP3" in soundfile.available_formats() else " (without MP3)"
+    return {"libsndfile": f"{soundfile.__libsndfile_version__}{mp3}"}, ""
 
 
 def _ssl() -> tuple[dict[str, Any], str]:
     standard = importlib.import_module("ssl")
     if not hasattr(standard, "__path__"):
-        return {"ssl_package": None}, "the package ssl is not found: run commands as `trunkline pretrain`"
+        fault = "the package ssl is not found: run commands as `trunkline pretrain`"
+        return {"ssl_package": None}, fault
     return {"ssl_package": f"{next(iter(standard.__path__))} beside {standard.OPENSSL_VERSION}"}, ""
 
 
