@@ -32,12 +32,16 @@ def take(batches: Batches, count: int, **place: int) -> list[Microbatch]:
 
 
 def made(items: Items, seconds: float = 12.0, workers: int = 0) -> Batches:
-    return Batches(items, BatchPlan(items.durations, seconds, 4.0, seed=1), collate, workers=workers)
+    return Batches(
+        items, BatchPlan(items.durations, seconds, 4.0, seed=1), collate, workers=workers
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(plan=plans, epoch=st.integers(0, 5))
-def test_an_epoch_holds_each_item_once_in_batches_within_the_budget(plan: BatchPlan, epoch: int) -> None:
+def test_an_epoch_holds_each_item_once_in_batches_within_the_budget(
+    plan: BatchPlan, epoch: int
+) -> None:
     batches = plan.epoch(epoch)
     assert sorted(np.concatenate(batches)) == list(range(len(plan.durations)))
     for batch in batches:
@@ -55,16 +59,26 @@ def test_items_of_a_batch_are_of_like_length() -> None:
 
 def test_epochs_and_seeds_shuffle_differently_and_no_shuffle_does_not() -> None:
     durations = np.full(50, 2.0)
-    orders = [np.concatenate(BatchPlan(durations, 10.0, seed=s).epoch(e)).tolist() for s in (0, 1) for e in (0, 1)]
+    orders = [
+        np.concatenate(BatchPlan(durations, 10.0, seed=s).epoch(e)).tolist()
+        for s in (0, 1)
+        for e in (0, 1)
+    ]
     assert len({tuple(order) for order in orders}) == 4
     fixed = BatchPlan(durations, 10.0, shuffle=False)
-    assert np.concatenate(fixed.epoch(0)).tolist() == np.concatenate(fixed.epoch(7)).tolist() == list(range(50))
+    assert (
+        np.concatenate(fixed.epoch(0)).tolist()
+        == np.concatenate(fixed.epoch(7)).tolist()
+        == list(range(50))
+    )
 
 
 def test_weights_say_how_often_an_item_is_drawn() -> None:
     weights = np.array([3.0] * 10 + [1.0] * 20 + [0.0] * 10)
     plan = BatchPlan(np.full(40, 1.0), 5.0, weights=weights)
-    counts = Counter(np.concatenate([item for epoch in range(50) for item in plan.epoch(epoch)]).tolist())
+    counts = Counter(
+        np.concatenate([item for epoch in range(50) for item in plan.epoch(epoch)]).tolist()
+    )
     drawn = np.array([counts[index] for index in range(40)])
     expected = 50 * 40 * weights / weights.sum()
     assert np.all(np.abs(drawn - expected) <= 50)
@@ -93,7 +107,9 @@ def test_batches_grow_with_the_epoch() -> None:
         ([1.0, 2.0], {"weights": np.array([0.0, 0.0])}, ConfigError, "2 numbers >= 0, not all 0"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(durations: list, change: dict, error: type, message: str) -> None:
+def test_a_plan_that_cannot_be_is_refused(
+    durations: list, change: dict, error: type, message: str
+) -> None:
     with pytest.raises(error, match=message):
         BatchPlan(np.array(durations), **{"batch_seconds": 5.0, **change})
 
@@ -104,7 +120,10 @@ def test_the_processes_share_one_stream_that_starts_anywhere(start: int, world: 
     batches = made(Items(12, bad=(3,)), 6.0)
     whole = take(batches, start * world + 3 * world)
     place = whole[start * world - 1].after if start else (0, 0)
-    parts = [take(batches, 3, epoch=place[0], position=place[1], rank=rank, world=world) for rank in range(world)]
+    parts = [
+        take(batches, 3, epoch=place[0], position=place[1], rank=rank, world=world)
+        for rank in range(world)
+    ]
     for number, expected in enumerate(whole[start * world :]):
         got = parts[number % world][number // world]
         assert got.ids == expected.ids
@@ -143,7 +162,12 @@ def test_an_items_randomness_depends_on_seed_epoch_and_id_alone() -> None:
 
 def test_an_unreadable_item_is_left_out_and_named() -> None:
     faults = [fault for entry in take(made(Items(bad=(3,))), 20) for fault in entry.faults]
-    assert faults[0] == {"id": "cut-3", "file": "call-3.wav", "line": 4, "reason": "call-3.wav holds no samples."}
+    assert faults[0] == {
+        "id": "cut-3",
+        "file": "call-3.wav",
+        "line": 4,
+        "reason": "call-3.wav holds no samples.",
+    }
 
 
 def test_a_microbatch_without_a_readable_item_is_none() -> None:

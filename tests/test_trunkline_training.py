@@ -11,7 +11,13 @@ import torch
 from training_task import Child, Items, Task, lines, run
 
 from trunkline.errors import CheckpointError, ConfigError, UsageError
-from trunkline.training import TrainConfig, average_checkpoints, learning_rate, list_checkpoints, load_weights
+from trunkline.training import (
+    TrainConfig,
+    average_checkpoints,
+    learning_rate,
+    list_checkpoints,
+    load_weights,
+)
 
 FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
 
@@ -34,7 +40,14 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kill_at", "workers"),
-    [(1, 0), (7, 2), (9, 0), (10, 0), (16, 2), (23, 0)],  # microbatches; odd ones are amid an accumulation
+    [
+        (1, 0),
+        (7, 2),
+        (9, 0),
+        (10, 0),
+        (16, 2),
+        (23, 0),
+    ],  # microbatches; odd ones are amid an accumulation
 )
 def test_a_run_killed_anywhere_goes_on_as_if_it_had_not(
     tmp_path: Path, unbroken: Path, kill_at: int, workers: int
@@ -47,7 +60,10 @@ def test_a_run_killed_anywhere_goes_on_as_if_it_had_not(
 
 
 def test_a_run_killed_twice_goes_on_as_if_it_had_not(tmp_path: Path, unbroken: Path) -> None:
-    for kill_at, reached in ((9, 4), (11, 8)):  # the second counts its microbatches from the resume on
+    for kill_at, reached in (
+        (9, 4),
+        (11, 8),
+    ):  # the second counts its microbatches from the resume on
         assert Child(tmp_path, {"kill_at": kill_at}, items=Items(bad=(3,))).join()[0] == -9
         assert list_checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{reached}"
     run(tmp_path, items=Items(bad=(3,)))
@@ -99,7 +115,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_does_not_change_the_learning_may_change_on_resume(finished: Path) -> None:
-    result = run(finished, log_every=1, checkpoint_every=1, keep_checkpoints=9, workers=1, threads=1)
+    result = run(
+        finished, log_every=1, checkpoint_every=1, keep_checkpoints=9, workers=1, threads=1
+    )
     assert result.step == 12
 
 
@@ -120,7 +138,11 @@ def test_the_run_folder_tells_what_ran(finished: Path) -> None:
     assert about["device"] == "cpu"
     assert about["parameters"]["frozen"] == {"trained": 0, "frozen": 6}
     assert about["versions"]["torch"] == torch.__version__
-    assert [path.name for path in list_checkpoints(finished / "checkpoints")] == ["step-4", "step-8", "step-12"]
+    assert [path.name for path in list_checkpoints(finished / "checkpoints")] == [
+        "step-4",
+        "step-8",
+        "step-12",
+    ]
 
 
 def test_metrics_are_means_over_the_steps_since_the_last_line(tmp_path: Path) -> None:
@@ -147,14 +169,18 @@ def test_evaluation_sees_the_running_average_and_changes_nothing(tmp_path: Path)
     ema = load_weights(tmp_path / "with/checkpoints/step-12", ema=True)
     assert len(seen) == 2
     assert torch.equal(seen[1], ema["net.0.weight"])
-    assert not torch.equal(seen[1], load_weights(tmp_path / "with/checkpoints/step-12")["net.0.weight"])
+    assert not torch.equal(
+        seen[1], load_weights(tmp_path / "with/checkpoints/step-12")["net.0.weight"]
+    )
     for name in FILES:
         assert (tmp_path / "with/checkpoints/step-12" / name).read_bytes() == (
             tmp_path / "without/checkpoints/step-12" / name
         ).read_bytes()
 
 
-def test_averaging_checkpoints_gives_the_mean_of_their_weights(finished: Path, tmp_path: Path) -> None:
+def test_averaging_checkpoints_gives_the_mean_of_their_weights(
+    finished: Path, tmp_path: Path
+) -> None:
     folders = list_checkpoints(finished / "checkpoints")
     mean, states = average_checkpoints(folders), [load_weights(folder) for folder in folders]
     expected = sum(state["net.0.weight"] for state in states) / 3

@@ -12,7 +12,7 @@ from training_task import Child, Items, lines, run, two_processes, wait_for
 
 from trunkline.training import load_weights
 
-#: Small batches of few items, so that some microbatches have nothing to read and an epoch is not a whole number of steps.
+#: Small batches of few items: some microbatches have nothing to read, and an epoch is no whole number of steps.
 UNEVEN = {"items": Items(13, bad=(0, 5)), "batch_seconds": 5.0, "max_bad_fraction": 0.5}
 
 
@@ -34,9 +34,14 @@ def assert_close(folder: Path, other: Path) -> None:
 
 def test_two_processes_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
     run(tmp_path / "one", accumulate=4, **UNEVEN)
-    assert outcomes(two_processes(tmp_path / "two", accumulate=2, **UNEVEN)) == ["finished", "finished"]
+    assert outcomes(two_processes(tmp_path / "two", accumulate=2, **UNEVEN)) == [
+        "finished",
+        "finished",
+    ]
     assert_close(tmp_path / "two", tmp_path / "one")
-    assert (tmp_path / "two/quarantine.jsonl").read_text() == (tmp_path / "one/quarantine.jsonl").read_text()
+    assert (tmp_path / "two/quarantine.jsonl").read_text() == (
+        tmp_path / "one/quarantine.jsonl"
+    ).read_text()
 
 
 def test_a_signal_to_one_stops_both_and_one_process_can_go_on(tmp_path: Path) -> None:
@@ -55,4 +60,7 @@ def test_an_error_of_one_reaches_both(tmp_path: Path) -> None:
     assert "loss is not finite" in found[0]
     assert "cut-21" in found[0]
     (tmp_path / "file").write_text("")
-    assert all("Cannot write to the run folder" in found for found in outcomes(two_processes(tmp_path / "file/run")))
+    assert all(
+        "Cannot write to the run folder" in found
+        for found in outcomes(two_processes(tmp_path / "file/run"))
+    )

@@ -17,14 +17,21 @@ from trunkline.training import list_checkpoints, newest_checkpoint
 
 def test_one_unreadable_item_is_quarantined_and_named(tmp_path: Path) -> None:
     result = run(tmp_path, items=Items(bad=(7,)), max_bad_fraction=0.01)
-    fault = {"id": "cut-7", "file": "call-7.wav", "line": 8, "reason": "call-7.wav holds no samples."}
+    fault = {
+        "id": "cut-7",
+        "file": "call-7.wav",
+        "line": 8,
+        "reason": "call-7.wav holds no samples.",
+    }
     assert (result.stopped, result.quarantined) == ("finished", [fault])
     assert json.loads((tmp_path / "quarantine.jsonl").read_text()) == fault
     assert json.loads((tmp_path / "run.json").read_text())["quarantined"] == 1
 
 
 def test_too_many_unreadable_items_stop_the_run_and_are_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"max_bad_fraction=0\.1 allows.*cut-\d.*quarantine\.jsonl"):
+    with pytest.raises(
+        TrainingError, match=r"max_bad_fraction=0\.1 allows.*cut-\d.*quarantine\.jsonl"
+    ):
         run(tmp_path, items=Items(bad=tuple(range(1, 37, 4))))
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) >= 4
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
@@ -41,10 +48,21 @@ def test_a_run_over_unreadable_items_alone_stops(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_loss_that_is_not_finite_stops_before_the_update_with_step_and_items(tmp_path: Path, workers: int) -> None:
-    task, seen = Task(), BatchPlan(Items().durations, 12.0, 4.0, seed=1).epoch(0)[5]  # 2 microbatches a step: the 3rd
+def test_a_loss_that_is_not_finite_stops_before_the_update_with_step_and_items(
+    tmp_path: Path, workers: int
+) -> None:
+    task, seen = (
+        Task(),
+        BatchPlan(Items().durations, 12.0, 4.0, seed=1).epoch(0)[5],
+    )  # 2 microbatches a step: the 3rd
     with pytest.raises(TrainingError, match="loss is not finite in step 3,") as caught:
-        run(tmp_path, task=task, items=Items(nan=(int(seen[0]),)), workers=workers, checkpoint_every=1)
+        run(
+            tmp_path,
+            task=task,
+            items=Items(nan=(int(seen[0]),)),
+            workers=workers,
+            checkpoint_every=1,
+        )
     assert f"({', '.join(f'cut-{index}' for index in seen)})" in str(caught.value)
     assert newest_checkpoint(tmp_path / "checkpoints").name == "step-2"
     assert all(p.isfinite().all() for p in task.parameters())
@@ -89,7 +107,9 @@ def test_two_runs_do_not_share_a_folder_and_a_killed_one_frees_it(tmp_path: Path
     child.process.kill()
     child.process.join()
     step = int(newest_checkpoint(tmp_path / "checkpoints").name[5:])
-    with pytest.raises(TrainingError):  # at once, although its workers may still live: it gets to reading data
+    with pytest.raises(
+        TrainingError
+    ):  # at once, although its workers may still live: it gets to reading data
         run(tmp_path, steps=5000, items=Items(bad=tuple(range(37))))
     assert step >= 4
 
@@ -122,10 +142,14 @@ def remove_the_average(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit, empty_the_state, remove_the_average])
-def test_a_damaged_checkpoint_is_refused_and_the_whole_one_before_it_named(tmp_path: Path, damage) -> None:
+def test_a_damaged_checkpoint_is_refused_and_the_whole_one_before_it_named(
+    tmp_path: Path, damage
+) -> None:
     run(tmp_path, steps=8)
     damage(tmp_path / "checkpoints/step-8")
-    with pytest.raises(CheckpointError, match=r"step-8 is damaged: .*step-4 is whole: remove .*step-8"):
+    with pytest.raises(
+        CheckpointError, match=r"step-8 is damaged: .*step-4 is whole: remove .*step-8"
+    ):
         run(tmp_path, steps=8)
     for path in (tmp_path / "checkpoints/step-8").iterdir():
         path.unlink()

@@ -30,7 +30,9 @@ TIMES = ("audio_seconds_per_second", "waiting_for_data", "rss_gb")
 class Items:
     """Items of 1-5 s of 8 channels of noise, a function of (epoch, id); some cannot be read."""
 
-    def __init__(self, count: int = 37, bad: tuple[int, ...] = (), nan: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, count: int = 37, bad: tuple[int, ...] = (), nan: tuple[int, ...] = ()
+    ) -> None:
         self.ids = [f"cut-{index}" for index in range(count)]
         self.durations = np.random.default_rng(0).uniform(1, 5, count).round(1)
         self.bad, self.nan = bad, nan
@@ -48,7 +50,10 @@ class Items:
 
 
 def collate(items: list[np.ndarray]) -> dict[str, Any]:
-    return {"audio": torch.from_numpy(np.concatenate(items)), "audio_seconds": sum(map(len, items)) / RATE}
+    return {
+        "audio": torch.from_numpy(np.concatenate(items)),
+        "audio_seconds": sum(map(len, items)) / RATE,
+    }
 
 
 class Task(nn.Module):
@@ -80,14 +85,29 @@ class Task(nn.Module):
         return loss, {"spread": output.detach().std()}
 
 
-def run(folder: Path, *, task: Task | None = None, items: Items | None = None, **options: Any) -> TrainResult:
+def run(
+    folder: Path, *, task: Task | None = None, items: Items | None = None, **options: Any
+) -> TrainResult:
     """Train the task in `folder`; `options` belong to the plan, the batches, `train` or the configuration."""
     items = items or Items()
     seconds, workers = options.pop("batch_seconds", 12.0), options.pop("workers", 0)
-    extra = {name: options.pop(name) for name in ("evaluate", "resume", "run_info") if name in options}
-    defaults = {"steps": 12, "accumulate": 2, "lr": 0.01, "warmup_steps": 3, "log_every": 5, "checkpoint_every": 4}
-    config = TrainConfig(**{**defaults, "ema": 0.9, "max_bad_fraction": 0.1, "trackers": (), **options})
-    batches = Batches(items, BatchPlan(items.durations, seconds, 4.0, seed=1), collate, workers=workers)
+    extra = {
+        name: options.pop(name) for name in ("evaluate", "resume", "run_info") if name in options
+    }
+    defaults = {
+        "steps": 12,
+        "accumulate": 2,
+        "lr": 0.01,
+        "warmup_steps": 3,
+        "log_every": 5,
+        "checkpoint_every": 4,
+    }
+    config = TrainConfig(
+        **{**defaults, "ema": 0.9, "max_bad_fraction": 0.1, "trackers": (), **options}
+    )
+    batches = Batches(
+        items, BatchPlan(items.durations, seconds, 4.0, seed=1), collate, workers=workers
+    )
     return train(task or Task(), batches, config, folder, **extra)
 
 
@@ -99,7 +119,9 @@ class Child:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "accelerate", "trunkline.training"])
         self._received, sent = context.Pipe(duplex=False)
-        self.process = context.Process(target=_child, args=(sent, environment, folder, task or {}, options))
+        self.process = context.Process(
+            target=_child, args=(sent, environment, folder, task or {}, options)
+        )
         self.process.start()
         sent.close()
 
@@ -113,7 +135,13 @@ class Child:
         return status, outcome
 
 
-def _child(sent: Any, environment: dict[str, str], folder: Path, task: dict[str, Any], options: dict[str, Any]) -> None:
+def _child(
+    sent: Any,
+    environment: dict[str, str],
+    folder: Path,
+    task: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     try:
@@ -124,14 +152,23 @@ def _child(sent: Any, environment: dict[str, str], folder: Path, task: dict[str,
     sent.send(outcome)
 
 
-def two_processes(folder: Path, tasks: tuple[dict[str, Any], dict[str, Any]] = ({}, {}), **options: Any) -> list[Child]:
+def two_processes(
+    folder: Path, tasks: tuple[dict[str, Any], dict[str, Any]] = ({}, {}), **options: Any
+) -> list[Child]:
     """Start `run` on two processes that train together, set up as torchrun does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return [Child(folder, task, environment=e, **options) for task, e in zip(tasks, ranks, strict=True)]
+    return [
+        Child(folder, task, environment=e, **options) for task, e in zip(tasks, ranks, strict=True)
+    ]
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -56,18 +56,24 @@ class BatchPlan:
             raise DataError("There is nothing to train on: the plan holds no items.")
         bad = np.flatnonzero(~(np.isfinite(durations) & (durations >= 0)))
         if len(bad):
-            raise DataError(f"Item {bad[0]} has the duration {durations[bad[0]]} s; run `trunkline data check`.")
+            raise DataError(
+                f"Item {bad[0]} has the duration {durations[bad[0]]} s; run `trunkline data check`."
+            )
         if not self.max_seconds > 0:
             raise ConfigError(f"max_seconds is {self.max_seconds}; it must be more than 0.")
         stages = self._stages()
         if stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(stages, stages[1:], strict=False)):
-            raise ConfigError(f"batch_seconds is {self.batch_seconds}; its epochs must rise from 0.")
+            raise ConfigError(
+                f"batch_seconds is {self.batch_seconds}; its epochs must rise from 0."
+            )
         if not all(seconds > 0 for _, seconds in stages):
             raise ConfigError(f"batch_seconds is {self.batch_seconds}; it must be more than 0.")
         if self.weights is not None:
             weights = np.asarray(self.weights, dtype=np.float64)
             object.__setattr__(self, "weights", weights)
-            if weights.shape != durations.shape or not (np.all(weights >= 0) and 0 < weights.sum() < np.inf):
+            if weights.shape != durations.shape or not (
+                np.all(weights >= 0) and 0 < weights.sum() < np.inf
+            ):
                 raise ConfigError(f"weights must be {len(durations)} numbers >= 0, not all 0.")
 
     def _stages(self) -> tuple[tuple[int, float], ...]:
@@ -108,7 +114,9 @@ class BatchPlan:
             "batch_seconds": self.batch_seconds,
             "max_seconds": self.max_seconds if np.isfinite(self.max_seconds) else None,
             "seed": self.seed,
-            "weights": None if self.weights is None else hashlib.sha256(self.weights.tobytes()).hexdigest(),
+            "weights": None
+            if self.weights is None
+            else hashlib.sha256(self.weights.tobytes()).hexdigest(),
             "shuffle": self.shuffle,
         }
 
@@ -159,7 +167,9 @@ class Batches:
         timeout: float = 0.0,
     ) -> None:
         if len(dataset.ids) != len(plan.durations):
-            raise ConfigError(f"The dataset has {len(dataset.ids)} items, its plan {len(plan.durations)}.")
+            raise ConfigError(
+                f"The dataset has {len(dataset.ids)} items, its plan {len(plan.durations)}."
+            )
         self.dataset, self.plan, self.collate = dataset, plan, collate
         self.workers, self.timeout = workers, timeout
 
@@ -170,7 +180,9 @@ class Batches:
             digest.update(name.encode() + b"\0")
         return {**self.plan.describe(), "ids": digest.hexdigest()}
 
-    def stream(self, epoch: int = 0, position: int = 0, *, rank: int = 0, world: int = 1) -> Iterator[Microbatch]:
+    def stream(
+        self, epoch: int = 0, position: int = 0, *, rank: int = 0, world: int = 1
+    ) -> Generator[Microbatch, None, None]:
         """Yield, without end, this process's microbatches from (epoch, position) on; nothing before is read.
 
         Raises:
@@ -183,7 +195,9 @@ class Batches:
             if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
                 raise
             what = str(error) or "A data worker ended"
-            raise TrainingError(f"{what}. Set workers=0 to see why, or fewer if memory ran out.") from error
+            raise TrainingError(
+                f"{what}. Set workers=0 to see why, or fewer if memory ran out."
+            ) from error
 
     def _loader(self, work: Iterable[_Work]) -> Iterator[Microbatch]:
         import torch
@@ -232,10 +246,13 @@ class Batches:
                 ids.append(self.dataset.ids[index])
             except (DataError, StorageError) as error:
                 faults.append(self._fault(index, error))
-        return Microbatch(self.collate(items) if items else None, ids, faults, work.seen, work.after)
+        return Microbatch(
+            self.collate(items) if items else None, ids, faults, work.seen, work.after
+        )
 
     def _fault(self, index: int, error: Exception) -> dict[str, Any]:
-        where = self.dataset.source(index) if hasattr(self.dataset, "source") else {}
+        source = getattr(self.dataset, "source", None)
+        where = source(index) if source else {}
         return {"id": self.dataset.ids[index], **where, "reason": str(error)}
 
 

@@ -43,7 +43,9 @@ class TrainConfig:
     evaluate_every: int = 0  # updates per evaluation; 0: only after the last
     max_bad_fraction: float = 0.01  # unreadable items tolerated, as a share of the items seen
     ema: float = 0.0  # decay of the running average of the weights; 0: none
-    trackers: tuple[str, ...] = field(default_factory=_default_trackers)  # tensorboard, wandb, mlflow, ...
+    trackers: tuple[str, ...] = field(
+        default_factory=_default_trackers
+    )  # tensorboard, wandb, mlflow, ...
     threads: int | None = None  # CPU threads for torch; None: as the environment says
 
     def __post_init__(self) -> None:

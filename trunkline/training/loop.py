@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -91,12 +91,16 @@ def train(
         run.start(checkpoint)
         stopped = run.finish(stack.enter_context(StopSignal()))
     faults = list(run.progress.quarantined.values())
-    return TrainResult(run.progress.step, run.progress.metrics, faults, stopped, time.monotonic() - began)
+    return TrainResult(
+        run.progress.step, run.progress.metrics, faults, stopped, time.monotonic() - began
+    )
 
 
 def _find_checkpoint(folder: Path, resume: str) -> Path | None:
     if resume == "never" and list_checkpoints(folder):
-        raise UsageError(f"{folder} holds checkpoints; resume them, remove them or choose another folder.")
+        raise UsageError(
+            f"{folder} holds checkpoints; resume them, remove them or choose another folder."
+        )
     found = newest_checkpoint(folder)
     if found is None and resume == "must":
         raise CheckpointError(f"There is no checkpoint to resume from in {folder}.")
@@ -125,22 +129,40 @@ class _Run:
         self.optimizer = accelerator.prepare(_make_optimizer(task, config))
         self.average = Average(task, config.ema) if config.ema else None
         self.progress = Progress(np.zeros(len(batches.dataset.ids), dtype=bool))
-        self.pending: list[tuple[str, Any]] = []  # metrics since the last line, still on their device
+        self.pending: list[
+            tuple[str, Any]
+        ] = []  # metrics since the last line, still on their device
         self.settings = {"train": asdict(config), "data": batches.describe()}
-        about = {**self.settings, "run_info": run_info, **_machine(accelerator), "parameters": _count(task)}
+        about = {
+            **self.settings,
+            "run_info": run_info,
+            **_machine(accelerator),
+            "parameters": _count(task),
+        }
         self.records = Records(folder, about)
         # Another number of processes may go on with the same stream: only the product must stay.
         per_step = {"microbatches_per_step": config.accumulate * self.world, "accumulate": None}
-        self.settings |= {"train": self.settings["train"] | per_step, "config": run_info.get("config", {})}
+        self.settings |= {
+            "train": self.settings["train"] | per_step,
+            "config": run_info.get("config", {}),
+        }
 
     def start(self, checkpoint: Path | None) -> None:
         """Take up `checkpoint`, if any, and open the records and trackers."""
         if checkpoint is not None:
             items = len(self.progress.seen)
             self.progress, scaler = load_checkpoint(
-                checkpoint, self.task, self.optimizer, self.settings, items=items, average=self.average
+                checkpoint,
+                self.task,
+                self.optimizer,
+                self.settings,
+                items=items,
+                average=self.average,
             )
             if scaler is not None:
+                assert self.accelerator.scaler is not None, (
+                    "precision is one of the settings that must stay"
+                )
                 self.accelerator.scaler.load_state_dict(scaler)
             logger.info("Going on after step %d, from %s", self.progress.step, checkpoint)
         on_main(self.accelerator, lambda: self.records.start(self.progress))
@@ -157,13 +179,17 @@ class _Run:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
             if self.rank == 0:
-                with contextlib.suppress(StorageError):  # a full disk must not hide what ended the run
+                with contextlib.suppress(
+                    StorageError
+                ):  # a full disk must not hide what ended the run
                     self.records.write_run(status, self.progress)
         return status
 
     def _steps(self, stop: StopSignal) -> None:
         progress, config, stopping = self.progress, self.config, False
-        stream = self.batches.stream(progress.epoch, progress.position, rank=self.rank, world=self.world)
+        stream = self.batches.stream(
+            progress.epoch, progress.position, rank=self.rank, world=self.world
+        )
         bar = progress_bar(total=config.steps, description="Training", unit="steps")
         with contextlib.closing(stream), bar if self.rank == 0 else contextlib.nullcontext():
             bar.advance(progress.step)
@@ -187,8 +213,8 @@ class _Run:
         config, progress = self.config, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, progress.step) * group.get("lr_scale", 1.0)
-        if hasattr(self.task, "begin_step"):
-            self.task.begin_step(progress.step, config.steps)
+        if begin_step := getattr(self.task, "begin_step", None):
+            begin_step(progress.step, config.steps)
         self.task.train()
         microbatches, losses = [], []
         for index in range(config.accumulate):
@@ -202,6 +228,7 @@ class _Run:
             if parameter.grad is None:  # not used in this step; many processes see a zero as well
                 parameter.grad = torch.zeros_like(parameter)
         norm = self.accelerator.clip_grad_norm_(self.trained, config.clip_norm or math.inf)
+        assert norm is not None
         self.pending.append(("grad_norm", norm))
         stopping = self._agree(microbatches, losses, norm, stop.received)
         self.optimizer.step()
@@ -218,7 +245,9 @@ class _Run:
         torch.manual_seed(_seed(self.config.seed, number))
         if microbatch.batch is None and self.world == 1:
             return torch.zeros((), device=self.accelerator.device)
-        loss, metrics = self.model(send_to_device(microbatch.batch, self.accelerator.device, non_blocking=True))
+        loss, metrics = self.model(
+            send_to_device(microbatch.batch, self.accelerator.device, non_blocking=True)
+        )
         self.accelerator.backward(loss / self.config.accumulate)
         if microbatch.batch is not None:
             self.pending += [("loss", loss.detach()), *metrics.items()]
@@ -226,7 +255,9 @@ class _Run:
                 self.pending.append(("audio_seconds", microbatch.batch["audio_seconds"]))
         return loss.detach().float()
 
-    def _agree(self, microbatches: list[Microbatch], losses: list[Tensor], norm: Tensor, stop: bool) -> bool:
+    def _agree(
+        self, microbatches: list[Microbatch], losses: list[Tensor], norm: Tensor, stop: bool
+    ) -> bool:
         """Let all processes see how the step went, before the update; return whether any was asked to stop.
 
         Raises:
@@ -235,7 +266,9 @@ class _Run:
         faults = [fault for microbatch in microbatches for fault in microbatch.faults]
         flags = torch.tensor([len(faults), stop], dtype=torch.float32, device=norm.device)
         row = torch.cat([torch.stack([*losses, norm.float()]), flags])
-        rows = self.accelerator.gather(row[None]).tolist()  # the one wait for the device in a step
+        rows = cast(
+            Tensor, self.accelerator.gather(row[None])
+        ).tolist()  # the one wait for the device
         for microbatch in microbatches:
             self.progress.seen[microbatch.seen] = True
         if any(row[-2] for row in rows):
@@ -243,7 +276,11 @@ class _Run:
         loss_is_finite = all(math.isfinite(value) for row in rows for value in row[:-3])
         norm_may_overflow = self.config.precision == "fp16"  # the loss scaler then skips the update
         if not loss_is_finite or not (norm_may_overflow or math.isfinite(rows[0][-3])):
-            blamed = [m for m, loss in zip(microbatches, losses, strict=True) if loss_is_finite or not loss.isfinite()]
+            blamed = [
+                m
+                for m, loss in zip(microbatches, losses, strict=True)
+                if loss_is_finite or not loss.isfinite()
+            ]
             names = gather_object([name for microbatch in blamed for name in microbatch.ids])
             raise TrainingError(
                 f"The {'gradient' if loss_is_finite else 'loss'} is not finite in step {self.progress.step + 1}, which "
@@ -257,10 +294,14 @@ class _Run:
         known |= new
         for name, fault in new.items():
             logger.warning("Left out %s: %s", name, fault["reason"])
-            on_main(self.accelerator, lambda fault=fault: self.records.append("quarantine.jsonl", fault))
+            on_main(
+                self.accelerator, lambda fault=fault: self.records.append("quarantine.jsonl", fault)
+            )
         seen, items = int(self.progress.seen.sum()), len(self.progress.seen)
         allowed = limit * max(seen, min(items, ENOUGH_SEEN))
-        if len(known) > (max(1.0, allowed) if limit else 0):  # one bad file never stops a run, unless told so
+        if len(known) > (
+            max(1.0, allowed) if limit else 0
+        ):  # one bad file never stops a run, unless told so
             raise TrainingError(
                 f"{len(known)} of {seen} items could not be read, more than max_bad_fraction={limit:g} allows: "
                 f"{_some(list(known))}. {self.folder / 'quarantine.jsonl'} says why."
@@ -273,19 +314,33 @@ class _Run:
             total, count = sums.get(name, (0.0, 0))
             sums[name] = [total + float(value), count + 1]
         self.pending.clear()
-        for name, (value, number) in [item for part in gather_object([sums]) for item in part.items()]:
+        for name, (value, number) in [
+            item for part in gather_object([sums]) for item in part.items()
+        ]:
             total, count = self.progress.sums.get(name, (0.0, 0))
             self.progress.sums[name] = [total + value, count + number]
             self.progress.audio_seconds += value if name == "audio_seconds" else 0.0
 
     def _start_clock(self) -> None:
-        self.clock, self.clock_audio, self.waited = time.perf_counter(), self.progress.audio_seconds, 0.0
+        self.clock, self.clock_audio, self.waited = (
+            time.perf_counter(),
+            self.progress.audio_seconds,
+            0.0,
+        )
 
     def _log(self) -> None:
         self._collect()
         progress, elapsed = self.progress, time.perf_counter() - self.clock
-        row = {"step": progress.step, "loss": None, "lr": learning_rate(self.config, progress.step - 1)}
-        row |= {name: total / count for name, (total, count) in progress.sums.items() if name != "audio_seconds"}
+        row = {
+            "step": progress.step,
+            "loss": None,
+            "lr": learning_rate(self.config, progress.step - 1),
+        }
+        row |= {
+            name: total / count
+            for name, (total, count) in progress.sums.items()
+            if name != "audio_seconds"
+        }
         row |= {
             "epoch": progress.epoch,
             "audio_hours": progress.audio_seconds / 3600,
@@ -303,7 +358,9 @@ class _Run:
         self.task.eval()
         with self.average.applied() if self.average else contextlib.nullcontext():
             metrics = on_main(self.accelerator, lambda: dict(evaluate(self.task)))
-        self._report({"step": self.progress.step} | {f"evaluate/{k}": float(v) for k, v in metrics.items()})
+        self._report(
+            {"step": self.progress.step} | {f"evaluate/{k}": float(v) for k, v in metrics.items()}
+        )
         self.clock += time.perf_counter() - began  # not training time
 
     def _report(self, row: dict[str, Any]) -> None:
@@ -318,12 +375,15 @@ class _Run:
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         options = {"average": self.average, "scaler": scaler, "keep": self.config.keep_checkpoints}
         state = (self.task, self.optimizer, self.progress, self.settings)
-        on_main(self.accelerator, lambda: save_checkpoint(self.folder / "checkpoints", *state, **options))
+        on_main(
+            self.accelerator,
+            lambda: save_checkpoint(self.folder / "checkpoints", *state, **options),
+        )
 
 
 def _make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    if hasattr(task, "parameter_groups"):
-        groups = task.parameter_groups(config.weight_decay)
+    if parameter_groups := getattr(task, "parameter_groups", None):
+        groups = parameter_groups(config.weight_decay)
     else:
         trained = [p for p in task.parameters() if p.requires_grad]
         groups = [
@@ -335,7 +395,9 @@ def _make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def _seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 def _some(names: list[str], most: int = 10) -> str:
@@ -343,7 +405,9 @@ def _some(names: list[str], most: int = 10) -> str:
 
 
 def _summary(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {row[key]:.4g}" for key in ("loss", "lr", "grad_norm") if row[key] is not None)
+    return ", ".join(
+        f"{key} {row[key]:.4g}" for key in ("loss", "lr", "grad_norm") if row[key] is not None
+    )
 
 
 def _count(task: nn.Module) -> dict[str, dict[str, int]]:
@@ -351,7 +415,10 @@ def _count(task: nn.Module) -> dict[str, dict[str, int]]:
     counts = {}
     for name, part in task.named_children():
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
-        counts[name] = {"trained": trained, "frozen": sum(p.numel() for p in part.parameters()) - trained}
+        counts[name] = {
+            "trained": trained,
+            "frozen": sum(p.numel() for p in part.parameters()) - trained,
+        }
         logger.info("%s: %d parameters trained, %d frozen", name, *counts[name].values())
     return counts
 

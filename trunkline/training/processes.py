@@ -41,7 +41,9 @@ def start_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
         if name not in known:
             raise ConfigError(f"trackers: {name!r} is not known.{nearest(name, known)}")
         if importlib.util.find_spec(name) is None:
-            raise DependencyError(f"The tracker {name!r} is not installed; install it or take it out of trackers.")
+            raise DependencyError(
+                f"The tracker {name!r} is not installed; install it or take it out of trackers."
+            )
     AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
     accelerator = Accelerator(
         cpu=not gpu,
@@ -77,13 +79,16 @@ class Loss(nn.Module):
     need it, so that no process waits for a gradient that never comes. A batch of None is a zero for all of them.
     """
 
+    task: Any  # a module with `loss`, which the type of a module does not tell
+
     def __init__(self, task: nn.Module, alone: bool) -> None:
         super().__init__()
         self.task, self.alone = task, alone
 
     def forward(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Return the task's loss and metrics."""
-        loss, metrics = self.task.loss(batch) if batch is not None else (0.0, {})
+        nothing: tuple[Any, dict[str, Any]] = (0.0, {})
+        loss, metrics = self.task.loss(batch) if batch is not None else nothing
         if not self.alone:
             loss = loss + 0.0 * sum(p.sum() for p in self.task.parameters() if p.requires_grad)
         return loss, metrics
