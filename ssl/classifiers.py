@@ -58,47 +58,59 @@ class Classifiers(nn.Module):
     """Independent classifiers for each layer and each setting of the grid.
 
     "linear" and "mlp" (one hidden layer) read one layer each; "weighted" is linear on a learned
-    softmax over all layers, one output in all. Every parameter of a setting has three dimensions,
-    the first of which counts the outputs.
+    softmax over all layers, one output in all. Every parameter is (outputs, settings, ..., ...).
     """
 
     def __init__(self, head: HeadName, layers: int, width: int, classes: int, seed: int) -> None:
         super().__init__()
+        self.head = head
         self.grid = MLP_GRID if head == "mlp" else LINEAR_GRID
-        outputs = 1 if head == "weighted" else layers
-        start = {}
+        outputs, settings = 1 if head == "weighted" else layers, len(self.grid)
         if head == "mlp":
             generator = torch.Generator().manual_seed(seed)
-            noise = torch.randn(outputs, width, HIDDEN, generator=generator)
-            start["hidden"] = noise * width**-0.5
-            start["hidden_bias"] = torch.zeros(outputs, 1, HIDDEN)
+            noise = torch.randn(outputs, 1, width, HIDDEN, generator=generator) * width**-0.5
+            self.hidden = nn.Parameter(noise.repeat(1, settings, 1, 1))
+            self.hidden_bias = nn.Parameter(torch.zeros(outputs, settings, 1, HIDDEN))
+            width = HIDDEN
         if head == "weighted":
-            start["mixing"] = torch.zeros(1, layers, 1)
+            self.mixing = nn.Parameter(torch.zeros(1, settings, layers, 1))
         # Classes start at zero: no probe begins with an opinion.
-        start["classes"] = torch.zeros(outputs, HIDDEN if head == "mlp" else width, classes)
-        start["classes_bias"] = torch.zeros(outputs, 1, classes)
-        self.head = head
-        self.settings = nn.ModuleList(
-            nn.ParameterDict({name: value.clone() for name, value in start.items()})
-            for _ in self.grid
-        )
+        self.classes = nn.Parameter(torch.zeros(outputs, settings, width, classes))
+        self.classes_bias = nn.Parameter(torch.zeros(outputs, settings, 1, classes))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map vectors (layers, cuts, width) to logits (outputs, settings, cuts, classes)."""
+        if self.head == "linear":
+            return torch.einsum("lnd,lsdc->lsnc", vectors, self.classes) + self.classes_bias
         if self.head == "mlp":
-            hidden = torch.einsum("lnd,lsdh->lsnh", vectors, self._stacked("hidden"))
-            hidden = (hidden + self._stacked("hidden_bias")).relu()
-            return hidden @ self._stacked("classes") + self._stacked("classes_bias")
-        equation = "lnd,lsdc->lsnc"
-        if self.head == "weighted":
-            weights = self._stacked("mixing")[0, :, :, 0].softmax(dim=1)
-            vectors = torch.einsum("sl,lnd->snd", weights, vectors)
-            equation = "snd,osdc->osnc"
-        logits = torch.einsum(equation, vectors, self._stacked("classes"))
-        return logits + self._stacked("classes_bias")
+            hidden = torch.einsum("lnd,lsdh->lsnh", vectors, self.hidden) + self.hidden_bias
+            return hidden.relu() @ self.classes + self.classes_bias
+        mixed = torch.einsum("slo,lnd->osnd", self.mixing[0].softmax(dim=1), vectors)
+        return mixed @ self.classes + self.classes_bias
 
-    def _stacked(self, name: str) -> Tensor:
-        return torch.stack([parameters[name] for parameters in self.settings], dim=1)
+
+class AdamW:
+    """torch.optim.AdamW with a rate and a decay for each setting, which a stacked tensor needs."""
+
+    def __init__(self, model: Classifiers) -> None:
+        self.parameters = list(model.parameters())
+        self.first = [torch.zeros_like(value) for value in self.parameters]
+        self.second = [torch.zeros_like(value) for value in self.parameters]
+        self.rate, self.decay = torch.tensor(model.grid).T[:, :, None, None]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, loss: Tensor) -> None:
+        """Differentiate the loss and update every parameter."""
+        self.steps += 1
+        gradients = torch.autograd.grad(loss, self.parameters)
+        for value, gradient, first, second in zip(
+            self.parameters, gradients, self.first, self.second, strict=True
+        ):
+            first.lerp_(gradient, 0.1)
+            second.lerp_(gradient.square(), 0.001)
+            deviation = (second / (1 - 0.999**self.steps)).sqrt() + 1e-8
+            value -= self.rate * (first / (1 - 0.9**self.steps) / deviation + self.decay * value)
 
 
 def fit(
@@ -119,25 +131,20 @@ def fit(
     """
     layers, cuts, width = train.vectors.shape
     model = Classifiers(head, layers, width, classes, seed)
-    optimiser = torch.optim.AdamW(
-        {"params": list(parameters.values()), "lr": rate, "weight_decay": decay}
-        for parameters, (rate, decay) in zip(model.settings, model.grid, strict=True)
-    )
+    optimiser = AdamW(model)
     best = {name: value.clone() for name, value in model.state_dict().items()}
     best_loss, best_accuracy = _evaluate(model, dev)
     waited = 0
     for step, batch in enumerate(_batches(cuts, seed), start=1):
-        loss = _losses(model(train.vectors[:, batch]), train.targets[batch]).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        optimiser.step(_losses(model(train.vectors[:, batch]), train.targets[batch]).sum())
         if step % EVALUATE_EVERY:
             continue
         loss, accuracy = _evaluate(model, dev)
         better = (accuracy > best_accuracy) | ((accuracy == best_accuracy) & (loss < best_loss))
         best_loss = torch.where(better, loss, best_loss)
         best_accuracy = torch.where(better, accuracy, best_accuracy)
-        _keep(best, model, better)
+        for name, value in model.state_dict().items():
+            best[name] = torch.where(better[:, :, None, None], value, best[name])
         waited = 0 if bool(better.any()) else waited + 1
         if waited == PATIENCE or step >= MAX_STEPS:
             break
@@ -175,11 +182,3 @@ def _evaluate(model: Classifiers, examples: Examples) -> tuple[Tensor, Tensor]:
     logits = model(examples.vectors)
     correct = logits.argmax(dim=-1) == examples.targets
     return _losses(logits, examples.targets), correct.float().mean(dim=-1)
-
-
-def _keep(best: dict[str, Tensor], model: Classifiers, better: Tensor) -> None:
-    """Copy the parameters of those classifiers (outputs, settings) that became better."""
-    for number, parameters in enumerate(model.settings):
-        for name, value in parameters.items():
-            key = f"settings.{number}.{name}"
-            best[key] = torch.where(better[:, number, None, None], value.detach(), best[key])

@@ -133,7 +133,7 @@ def extract(extractor: Extractor, cuts: Sequence[Cut], *, description: str = "")
     """
     vectors: list[Tensor] = []
     kept: list[Cut] = []
-    faults: tuple[str, ...] = ()
+    faults: list[str] = []
     cropped = short = 0
     with progress(total=len(cuts), description=description, unit="cuts") as bar:
         for start in range(0, len(cuts), STEP):
