@@ -215,6 +215,7 @@ READERS: dict[str, Callable[[Path], Rows]] = {
 
 def _lhotse_cuts(path: Path) -> Iterator[tuple[int, Any]]:
     lines = list(_lines(path)) if ".json" in path.suffixes else _lines(path)
+    number = 1
     try:
         if isinstance(lines, list) and lines and lines[0][1].lstrip().startswith("["):
             yield from enumerate(json.loads("".join(line for _, line in lines)), 1)

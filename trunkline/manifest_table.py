@@ -1,4 +1,6 @@
 """A manifest's Arrow table: typed columns and each line's text, memory-mapped from a cache."""
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported, so no checker can know them)
 
 from __future__ import annotations
 
@@ -47,10 +49,8 @@ def table_of_lines(path: Path) -> tuple[pa.Table, Path]:
     own = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     home = Path(os.environ.get("TRUNKLINE_CACHE") or Path.home() / ".cache" / "trunkline")
     beside = (path.parent / ".trunkline" / f"{path.name}.{key}.arrow",)
-    if (
-        not path.parent.stat().st_mode & 0o222
-    ):  # marked read-only, though a superuser might write there
-        beside = ()
+    if not path.parent.stat().st_mode & 0o222:
+        beside = ()  # marked read-only, though a superuser might write there
     places = (*beside, home / f"{path.name}.{own}.{key}.arrow")
     table = cache = None
     for cache in places:
@@ -76,6 +76,7 @@ def table_of_lines(path: Path) -> tuple[pa.Table, Path]:
             f"Cannot cache {path} beside it or in {home}: {refused}. "
             "Set TRUNKLINE_CACHE to a folder with space."
         )
+    assert cache is not None
     return table, cache
 
 
@@ -135,7 +136,7 @@ def _batch(numbers: Sequence[int], lines: list[bytes], path: Path) -> pa.RecordB
         texts = pa.array(lines, pa.binary()).cast(pa.string())
         columns = _parse_fast(b"\n".join(lines), len(lines))
     except pa.ArrowInvalid:
-        columns = None
+        texts = columns = None
     if columns is None:  # unusual or wrong: line by line, slower, which names the line
         where = ((line, f"{path}:{number}") for line, number in zip(lines, numbers, strict=True))
         columns = _columns([parse_row(*each) for each in where])
