@@ -44,7 +44,8 @@ def start_accelerator(config: TrainConfig, folder: Path) -> Accelerator:
             raise DependencyError(
                 f"The tracker {name!r} is not installed; install it or take it out of trackers."
             )
-    AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
+    # An earlier run in this process may have used another precision.
+    AcceleratorState._reset_state()  # noqa: SLF001
     accelerator = Accelerator(
         cpu=not gpu,
         mixed_precision=config.precision,

@@ -15,9 +15,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from torch import nn
+
 from trunkline.checkpoint import write_json, write_text
 from trunkline.errors import StorageError
+from trunkline.log import get_logger
 from trunkline.training.state import Progress
+
+logger = get_logger(__name__)
 
 PACKAGES = ("trunkline", "torch", "accelerate", "numpy", "safetensors")
 
@@ -93,6 +100,29 @@ class Records:
                 file.write(_line(row))
         except OSError as error:
             raise StorageError(f"Cannot write {self.folder / name}: {error.strerror}.") from error
+
+
+def count_parameters(task: nn.Module) -> dict[str, dict[str, int]]:
+    """Count trained and frozen parameters of each part of the task, and say them once."""
+    counts = {}
+    for name, part in task.named_children():
+        trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+        counts[name] = {
+            "trained": trained,
+            "frozen": sum(p.numel() for p in part.parameters()) - trained,
+        }
+        logger.info("%s: %d parameters trained, %d frozen", name, *counts[name].values())
+    return counts
+
+
+def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what the run runs on."""
+    return {
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "precision": accelerator.mixed_precision,
+    }
 
 
 def _line(row: Mapping[str, Any]) -> str:
