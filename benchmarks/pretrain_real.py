@@ -55,7 +55,9 @@ def write_train_manifest(data: Path, target: Path) -> tuple[int, float]:
                         "split": "train",
                     }
                 )
-    target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    target.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return len(rows), sum(row["duration"] for row in rows) / 3600
 
 
@@ -95,7 +97,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     out = work / "run"
     began = time.monotonic()
     _command(
-        "ssl.pretrain", arguments.config, f"data.manifest={work / 'train.jsonl'}", f"out={out}", *arguments.overrides
+        "ssl.pretrain",
+        arguments.config,
+        f"data.manifest={work / 'train.jsonl'}",
+        f"out={out}",
+        *arguments.overrides,
     )
     minutes = (time.monotonic() - began) / 60
     backbone = str(out / "backbone")
@@ -107,10 +113,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "minutes_of_this_call": round(minutes, 1),
         "recipe": json.loads((out / "recipe.json").read_text(encoding="utf-8")),
         "rounds": [
-            {"run": json.loads((folder / "run.json").read_text(encoding="utf-8")), "validation": _curve(folder)}
+            {
+                "run": json.loads((folder / "run.json").read_text(encoding="utf-8")),
+                "validation": _curve(folder),
+            }
             for folder in rounds
         ],
-        "floors": {label: floor for label, floor in TASKS.values()},
+        "floors": dict(TASKS.values()),
         "full": _probe(arguments.data, work, backbone, "full"),
         STREAM: _probe(arguments.data, work, backbone, STREAM),
     }
@@ -125,8 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         epilog="Example: python -m benchmarks.pretrain_real --data ../shared/data --work runs/pretrain_real",
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the speech sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/pretrain_real"), help="where the run lies; resumed if there")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder of the speech sets"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("runs/pretrain_real"),
+        help="where the run lies; resumed if there",
+    )
     parser.add_argument("--config", default="configs/pretrain/small.yaml")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")

@@ -76,13 +76,17 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         if self.sample_rate < 4000 or self.hop % 1 or self.window < 2:
-            raise ConfigError(f"features.sample_rate={self.sample_rate} Hz is not supported; use 8000 or 16000.")
+            raise ConfigError(
+                f"features.sample_rate={self.sample_rate} Hz is not supported; use 8000 or 16000."
+            )
         if not 0 <= self.low_hz < self.upper_hz <= self.sample_rate / 2:
             raise ConfigError(
                 f"The mel range {self.low_hz}-{self.upper_hz} Hz must lie within 0-{self.sample_rate / 2} Hz."
             )
         if self.num_mels < 15:
-            raise ConfigError(f"features.num_mels={self.num_mels}: the subsampling needs at least 15 mel bins.")
+            raise ConfigError(
+                f"features.num_mels={self.num_mels}: the subsampling needs at least 15 mel bins."
+            )
 
     @property
     def window(self) -> int:
@@ -123,11 +127,15 @@ class BackboneConfig:
         if self.dim % self.heads or self.dim % 2:
             raise ConfigError(f"dim={self.dim} must be even and divisible by heads={self.heads}.")
         if self.kernel % 2 == 0 or self.kernel < 1:
-            raise ConfigError(f"kernel={self.kernel} must be odd, so that it is centred on its frame.")
+            raise ConfigError(
+                f"kernel={self.kernel} must be odd, so that it is centred on its frame."
+            )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout={self.dropout} must be in [0, 1).")
         if min(self.dim, self.layers, self.heads, self.feed_forward, self.conv_channels) < 1:
-            raise ConfigError("dim, layers, heads, feed_forward and conv_channels must be positive.")
+            raise ConfigError(
+                "dim, layers, heads, feed_forward and conv_channels must be positive."
+            )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> BackboneConfig:
@@ -149,7 +157,9 @@ class BackboneConfig:
         own_names = {item.name for item in dataclasses.fields(BackboneConfig)}
         for key in changes:
             if key not in feature_names | own_names:
-                raise ConfigError(f"Unknown backbone setting {key!r}.{nearest(key, feature_names | own_names)}")
+                raise ConfigError(
+                    f"Unknown backbone setting {key!r}.{nearest(key, feature_names | own_names)}"
+                )
         own = {key: value for key, value in changes.items() if key in own_names}
         of_features = {key: value for key, value in changes.items() if key in feature_names}
         features = dataclasses.replace(own.pop("features", self.features), **of_features)
@@ -166,7 +176,10 @@ class BackboneConfig:
         features = values.pop("features", None)
         if not isinstance(features, dict):
             raise ConfigError("The backbone configuration has no 'features' section.")
-        return cls(features=_strict(FeatureConfig, features), **_strict_dict(cls, values, skip={"features"}))
+        return cls(
+            features=_strict(FeatureConfig, features),
+            **_strict_dict(cls, values, skip={"features"}),
+        )
 
 
 def _strict_dict(cls: type, values: dict[str, Any], skip: set[str]) -> dict[str, Any]:

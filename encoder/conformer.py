@@ -14,7 +14,6 @@ from encoder.convolution import ConvolutionModule
 from encoder.masks import length_mask
 from encoder.subsampling import Subsampling, frame_lengths
 
-
 BRANCH_SCALE = 0.1
 """Size of the residual branches in a new backbone, relative to PyTorch's default."""
 
@@ -29,6 +28,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return (..., dim) for frames (..., dim)."""
         return self.dropout(self.w_2(self.dropout(functional.silu(self.w_1(frames)))))
 
 
@@ -66,6 +66,7 @@ class ConformerLayer(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, frames: Tensor, valid: Tensor, context: Context) -> Tensor:
+        """Return frames (batch, frames, dim) of which `valid` (batch, frames) tells the padding."""
         frames = frames + 0.5 * self.feed_forward_macaron(self.norm_ff_macaron(frames))
         frames = frames + self.dropout(self.self_attn(self.norm_mha(frames), valid, context))
         frames = frames + self.conv_module(self.norm_conv(frames), valid, context)

@@ -101,7 +101,7 @@ class BackboneFeatures:
 class MfccFeatures:
     """The baseline without an encoder: 39 MFCC every 10 ms, of the whole utterance."""
 
-    layers = ("mfcc",)
+    layers: tuple[str, ...] = ("mfcc",)
 
     def __init__(self, sample_rate: int, *, pooling: str = "mean+std") -> None:
         self.sample_rate = sample_rate

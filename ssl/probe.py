@@ -80,6 +80,7 @@ def _probe(arguments: argparse.Namespace) -> Summary:
     extractors = {name: _extractor(name, cuts, context, arguments) for name in arguments.backbone}
     heads, left_out = HEADS[arguments.head], []
     rows: dict[str, list[Row]] = {}
+    features: dict[str, Pooled] = {}
     for name, extractor in extractors.items():
         features = {
             split: extract(extractor, getattr(cuts, split), description=f"{name}: {split}")

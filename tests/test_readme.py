@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 def test_the_quickstart_runs(tmp_path):
     (quickstart,) = blocks("python")
     torch.manual_seed(0)
-    Backbone(BackboneConfig.preset("tiny")).save(tmp_path / "runs/demo/backbone")
+    Backbone(BackboneConfig.preset("tiny")).save(tmp_path / "demo/run/backbone")
     both_channels = np.random.default_rng(0).normal(0, 0.05, size=(16000, 2))
     soundfile.write(tmp_path / "call.wav", both_channels, 8000)
     result = subprocess.run(

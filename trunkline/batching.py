@@ -124,7 +124,10 @@ class BatchPlan:
 class Dataset(Protocol):
     """What `Batches` reads from. It may offer `source(index) -> {"file": str, "line": int}` for fault reports."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]:
+        """The name of each item."""
+        ...
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         """Return item `index` for `epoch`, given (epoch, index); raise DataError or StorageError if unreadable."""
