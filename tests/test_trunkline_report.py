@@ -105,10 +105,13 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(tmp_path):
     assert not re.search(r"https?://|<script|<link|src=|url\(", page)
 
 
-def test_probe_accuracy_of_an_evaluation_is_drawn_though_its_lines_are_few(tmp_path):
-    lines = [*records(), {"step": 100, "evaluate/probe_accuracy": 0.61}]
-    chart = charts(write_report(run_folder(tmp_path, lines)).read_text())["Probe accuracy"]
-    assert len(chart.findall("circle")) == 1
+def test_evaluations_have_pictures_of_their_own_though_their_lines_are_few(tmp_path):
+    evaluation = {"probe_accuracy": 0.6, "masked_accuracy_full": 0.3, "masked_accuracy_8-40-0": 0.2}
+    line = {"step": 100} | {f"evaluate/{name}": value for name, value in evaluation.items()}
+    page = write_report(run_folder(tmp_path, [*records(), line])).read_text()
+    points = {name: len(chart.findall("circle")) for name, chart in charts(page).items()}
+    assert points["Probe accuracy"] == 1 and points["Accuracy when evaluated"] == 2
+    assert "masked_accuracy_8-40-0 <b>20.0 %</b>" in page
 
 
 def test_values_that_were_not_finite_are_counted_not_hidden(tmp_path):

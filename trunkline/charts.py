@@ -13,7 +13,7 @@ from html import escape
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 460, 240
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 58, 28, 12, 38
 MAX_POINTS = 500
 MARKED_POINTS = 25
 """Lines of at most so many points show each of them."""

@@ -29,13 +29,15 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("Loss", r"(.*_)?loss"),
-    Panel("Probe accuracy", r"probe.*", percent=True),
-    Panel("Accuracy", r"(.*_)?accuracy", percent=True),
-    Panel("Accuracy by label slot", r".*accuracy_slot\d+", percent=True),
+    Panel("Loss", r"(\w*_)?loss"),
+    Panel("Loss when evaluated", r"evaluate/.*loss.*"),
+    Panel("Accuracy", r"(\w*_)?accuracy", percent=True),
+    Panel("Accuracy when evaluated", r"evaluate/(?!probe).*accuracy.*", percent=True),
+    Panel("Probe accuracy", r"(evaluate/)?probe.*", percent=True),
+    Panel("Accuracy by label slot", r"\w*accuracy_slot\d+", percent=True),
     Panel("Codebook coverage", r".*coverage.*", percent=True),
     Panel("Codebook entropy", r".*entropy.*"),
-    Panel("Masking", r".*_fraction", percent=True),
+    Panel("Masking", r"\w*_fraction", percent=True),
     Panel("Gradient norm", r"grad(ient)?_norm"),
     Panel("Learning rate", r"lr|learning_rate"),
     Panel("Audio seen (hours)", r"audio_hours"),
@@ -145,7 +147,8 @@ def _figures(records: Rows) -> Iterator[str]:
             f"{name} was not finite at {missing[name]} steps" for name in lines if name in missing
         ]
         note = f'<p class="note">{escape("; ".join(gaps))}.</p>' if gaps else ""
-        chart = line_chart(lines, percent=panel.percent, name=panel.title)
+        shown = {name.removeprefix("evaluate/"): line for name, line in lines.items()}
+        chart = line_chart(shown, percent=panel.percent, name=panel.title)
         yield f"<figure style='margin: 0'><h3>{escape(panel.title)}</h3>{chart}{note}</figure>"
 
 
@@ -157,8 +160,7 @@ def _series(
     missing: dict[str, int] = {}
     for position, record in enumerate(records, start=1):
         step = record.get("step", position)
-        for key, value in _flat(record):
-            name = key.removeprefix("evaluate/")
+        for name, value in _flat(record):
             if name in NOT_DRAWN:
                 continue
             if value is None or (isinstance(value, float) and not abs(value) < float("inf")):
