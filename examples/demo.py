@@ -179,13 +179,13 @@ def encode(demo: Demo, manifest: Manifest, directory: Path) -> dict[str, Any]:
 
 def places(calls: Path, out: Path, backbone: Path, probed: bool) -> list[dict[str, str]]:
     """List what the demo leaves behind."""
-    rounds = sorted(backbone.parent.glob("iteration-*/run/report.html"))
+    curves = sorted(backbone.parent.glob("**/report.html"))
     rows = [
         ("recordings", calls),
         ("faults found in them", out / "check.json"),
         ("backbone (load_backbone opens it)", backbone),
         ("its model card", backbone / "README.md"),
-        *(("curves of the training", report) for report in rounds),
+        *(("curves of the training", report) for report in curves),
         *((("all scores of the probe", out / "probe.json"),) if probed else ()),
     ]
     return [{"what": what, "path": str(path)} for what, path in rows]

@@ -35,6 +35,7 @@ def test_own_unlabelled_recordings_give_a_backbone_and_no_probe(
     assert load_backbone(run / "backbone").sample_rate == 8000
     assert f"out={run}" in captured.err and "Probe: left out" in captured.err
     assert summary["frames_per_second"] > 0
+    assert any("report.html" in row["path"] for row in summary["tables"]["where everything lies"])
     for place in summary["tables"]["where everything lies"]:
         assert Path(place["path"]).exists(), place
 
