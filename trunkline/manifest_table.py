@@ -133,14 +133,13 @@ def _batches_of_lines(path: Path, source: BinaryIO) -> Iterator[pa.RecordBatch]:
 
 def _batch(numbers: Sequence[int], lines: list[bytes], path: Path) -> pa.RecordBatch:
     try:
-        texts = pa.array(lines, pa.binary()).cast(pa.string())
-        columns = _parse_fast(b"\n".join(lines), len(lines))
-    except pa.ArrowInvalid:
-        texts = columns = None
+        columns = _parse_fast(b"\n".join(lines), len(lines), max(map(len, lines)))
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        columns = None
     if columns is None:  # unusual or wrong: line by line, slower, which names the line
         where = ((line, f"{path}:{number}") for line, number in zip(lines, numbers, strict=True))
         columns = _columns([parse_row(*each) for each in where])
-    return _complete(columns, numbers, texts)
+    return _complete(columns, numbers, pa.array(lines, pa.binary()).cast(pa.string()))
 
 
 def table_of_rows(rows: Iterable[tuple[int, Row]]) -> tuple[pa.Table, str]:
@@ -168,12 +167,13 @@ def _columns(rows: list[Row]) -> dict[str, pa.Array]:
     return {name: pa.array([row.get(name) for row in rows], kind) for name, kind in TYPES.items()}
 
 
-def _parse_fast(text: bytes, count: int) -> dict[str, pa.Array] | None:
+def _parse_fast(text: bytes, count: int, longest: int) -> dict[str, pa.Array] | None:
     """Return the typed columns of `count` lines by Arrow's parser, None where a line is unusual."""
+    text.decode()  # Arrow checks only what it keeps
     schema = pa.schema([*TYPES.items(), ("offset", pa.float64())])
     table = pj.read_json(
         pa.BufferReader(text),
-        pj.ReadOptions(block_size=max(1 << 20, 1 + max(map(len, text.split(b"\n"))))),
+        pj.ReadOptions(block_size=max(1 << 20, longest + 1)),
         pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
     )
     columns = {name: _flat(table.column(name)) for name in table.column_names}
