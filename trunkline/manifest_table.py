@@ -178,13 +178,18 @@ def _parse_fast(text: bytes, count: int, longest: int) -> dict[str, pa.Array] | 
     )
     columns = {name: _flat(table.column(name)) for name in table.column_names}
     start = pc.fill_null(columns["start"], 0.0)
+    end = _end(columns)
     faults = [pc.less(columns[name], 0) for name in (*SECONDS, "channel")]
     faults += [pc.invert(pc.is_finite(columns[name])) for name in SECONDS]
-    faults += [pc.less_equal(columns["end"], start), pc.less_equal(columns["sampling_rate"], 0)]
+    faults += [pc.less_equal(end, start), pc.less_equal(columns["sampling_rate"], 0)]
     faults += [pc.equal(columns["audio_filepath"], ""), pc.is_valid(columns.pop("offset"))]
     faulty = any(pc.any(fault).as_py() for fault in faults)
     faulty |= table.num_rows != count or columns["audio_filepath"].null_count > 0
     return None if faulty else columns
+
+
+def _end(columns: dict[str, pa.Array]) -> pa.Array:
+    return pc.coalesce(columns["end"], pc.add(columns["start"], columns["duration"]))
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
@@ -195,8 +200,7 @@ def _complete(
     columns: dict[str, pa.Array], numbers: Sequence[int], texts: pa.Array
 ) -> pa.RecordBatch:
     """Fill in what rows leave out: `end` from start and duration, ids from path and times."""
-    path, start, end = columns["audio_filepath"], columns["start"], columns["end"]
-    end = pc.coalesce(end, pc.add(start, columns["duration"]))
+    path, start, end = columns["audio_filepath"], columns["start"], _end(columns)
     ids = columns["id"]
     if ids.null_count:
         channel = pc.binary_join_element_wise("#", columns["channel"].cast(pa.string()), "")

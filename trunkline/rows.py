@@ -114,8 +114,10 @@ def check_row(row: Row, where: str) -> Row:
         row["sampling_rate"] = _rate(row["sampling_rate"], where)
     if not isinstance(row.get("tags", []), list) or not isinstance(row.get("labels", {}), dict):
         raise DataError(f"{where}: tags must be a list of strings and labels an object.")
-    if "end" in row and row["end"] <= row.get("start", 0.0):
-        raise DataError(f"{where}: end {row['end']} must be after start {row.get('start', 0.0)}.")
+    start = row.get("start", 0.0)
+    end = row.get("end", start + row["duration"] if "start" in row and "duration" in row else None)
+    if end is not None and end <= start:
+        raise DataError(f"{where}: end {end} must be after start {start}.")
     return row
 
 
