@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from encoder import Backbone, Context
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
 from encoder.subsampling import num_frames
 from ssl.best_rq import BestRqConfig, RandomQuantiser
-from ssl.corpus import Features, Labels, cut_features
+from ssl.corpus import Features, Labels, check_share, cut_features, fault
 from ssl.targets import (
+    ClusterHealth,
     KMeans,
     Reservoir,
     TargetConfig,
@@ -25,7 +26,7 @@ from ssl.targets import (
     feature_vectors,
     frame_labels,
 )
-from trunkline.errors import ConfigError
+from trunkline.errors import ConfigError, DataError, StorageError
 from trunkline.log import get_logger, progress
 from trunkline.manifest import Manifest
 
@@ -39,24 +40,56 @@ BATCH_FRAMES = 2000
 class Stretches:
     """The features of a corpus in stretches of at most `STRETCH` frames, read from the cache or the audio."""
 
-    def __init__(self, manifest: Manifest, features: Features, backbone: Backbone) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        features: Features,
+        backbone: Backbone,
+        *,
+        max_bad_fraction: float = 0.0,
+    ) -> None:
         self.manifest, self.features, self.backbone = manifest, features, backbone
+        self.max_bad_fraction = max_bad_fraction
+        self.lost: dict[int, dict[str, Any]] = {}
+        """Cuts that could be read when their features were measured, and cannot any more."""
 
     def of_cut(self, cut: int) -> Iterator[np.ndarray]:
-        """Yield features (features, mels) float32 of consecutive stretches of frames."""
+        """Yield features (features, mels) float32 of consecutive stretches of frames; none of a lost cut.
+
+        Raises:
+            TrainingError: more cuts than `max_bad_fraction` cannot be read.
+        """
+        if cut in self.lost:
+            return
+        try:
+            yield from self._read(cut)
+        except (DataError, StorageError) as error:
+            logger.warning("Left out %s: %s", self.manifest[cut].id, error)
+            self.lost[cut] = fault(self.manifest[cut], error)
+            bad = [*self.features.quarantined, *self.lost.values()]
+            check_share(bad, len(self.manifest), self.max_bad_fraction)
+
+    def _read(self, cut: int) -> Iterator[np.ndarray]:
         frames = num_frames(self.features.length(cut))
-        rows = self.features.rows(cut, 0, 0)
-        whole = (
-            None
-            if rows is not None
-            else np.concatenate(list(cut_features(self.manifest[cut], self.backbone.log_mel)))
-        )
+        blocks: Iterator[np.ndarray] | None = None
+        waiting, begin = np.zeros((0, self.backbone.config.features.num_mels), np.float32), 0
         for start in range(0, frames, STRETCH):
             stop = min(start + STRETCH, frames)
             first, last = SUBSAMPLING * start, SUBSAMPLING * (stop - 1) + RECEPTIVE_FIELD
-            block = self.features.rows(cut, first, last) if whole is None else whole[first:last]
-            assert block is not None
-            yield block
+            rows = self.features.rows(cut, first, last)
+            if rows is not None:
+                yield rows
+                continue
+            blocks = blocks or cut_features(self.manifest[cut], self.backbone.log_mel)
+            waiting, begin = waiting[first - begin :], first
+            while len(waiting) < last - first:
+                more = next(blocks, None)
+                if more is None:
+                    raise DataError(
+                        f"{self.manifest[cut].audio_filepath} holds less audio than when its features were computed."
+                    )
+                waiting = np.concatenate([waiting, more])
+            yield waiting[: last - first]
 
 
 def cluster_mfcc(stretches: Stretches, config: TargetConfig, folder: Path, seed: int) -> Labels:
@@ -68,20 +101,14 @@ def cluster_mfcc(stretches: Stretches, config: TargetConfig, folder: Path, seed:
             reservoir.add(feature_vectors(block, config))
     kmeans = KMeans.fit(reservoir.result(), config.clusters, seed)
 
-    def labels() -> Iterator[np.ndarray]:
-        for cut in _shown(cuts.tolist(), "labelling"):
-            blocks = [
-                frame_labels(kmeans.assign(feature_vectors(b, config)), config)
-                for b in stretches.of_cut(cut)
-            ]
-            yield (
-                np.concatenate(blocks)
-                if blocks
-                else np.zeros((0, config.labels_per_frame), dtype=np.uint16)
-            )
+    slots = config.labels_per_frame
+
+    def label(block: np.ndarray) -> np.ndarray:
+        return frame_labels(kmeans.assign(feature_vectors(block, config)), config)
 
     source = {"kind": "mfcc", **asdict(config), "seed": seed}
-    return _write(stretches, folder, labels(), kmeans.centroids, config.clusters, source)
+    codebook = Codebook(kmeans.centroids, config.clusters, slots, source)
+    return _write(stretches, folder, _labelled(stretches, label, slots), codebook)
 
 
 def quantise_randomly(
@@ -91,16 +118,12 @@ def quantise_randomly(
     backbone = stretches.backbone
     quantiser = RandomQuantiser(backbone.config.features.num_mels, config, seed)
 
-    def labels() -> Iterator[np.ndarray]:
-        for cut in _shown(stretches.features.cuts.tolist(), "labelling"):
-            blocks = [
-                quantiser.assign(backbone.normalise(torch.from_numpy(block)).numpy())
-                for block in stretches.of_cut(cut)
-            ]
-            yield np.concatenate(blocks) if blocks else np.zeros((0, 1), dtype=np.uint16)
+    def label(block: np.ndarray) -> np.ndarray:
+        return quantiser.assign(backbone.normalise(torch.from_numpy(block)).numpy())
 
     source = {"kind": "best_rq", **asdict(config), "seed": seed}
-    return _write(stretches, folder, labels(), quantiser.codebook, config.codewords, source)
+    codebook = Codebook(quantiser.codebook, config.codewords, 1, source)
+    return _write(stretches, folder, _labelled(stretches, label, 1), codebook)
 
 
 def cluster_layer(
@@ -137,9 +160,27 @@ def cluster_layer(
         "backbone": stretches.backbone.fingerprint,
         "seed": seed,
     }
-    return _write(
-        stretches, folder, (found[cut] for cut in cuts.tolist()), kmeans.centroids, clusters, source
-    )
+    labels = ((cut, found[cut]) for cut in cuts.tolist() if cut not in stretches.lost)
+    return _write(stretches, folder, labels, Codebook(kmeans.centroids, clusters, 1, source))
+
+
+class Codebook(NamedTuple):
+    """What made labels: vectors (clusters, dim), how many there are, labels a frame, and how they were found."""
+
+    vectors: np.ndarray
+    clusters: int
+    slots: int
+    source: dict[str, Any]
+
+
+def _labelled(
+    stretches: Stretches, label: Callable[[np.ndarray], np.ndarray], slots: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (cut, its labels (frames, slots)) for every cut that can be read."""
+    for cut in _shown(stretches.features.cuts.tolist(), "labelling"):
+        blocks = [label(block) for block in stretches.of_cut(cut)]
+        if cut not in stretches.lost:
+            yield cut, np.concatenate(blocks) if blocks else np.zeros((0, slots), dtype=np.uint16)
 
 
 @torch.no_grad()
@@ -188,12 +229,10 @@ def _shown(cuts: list[int], title: str) -> Iterator[int]:
 def _write(
     stretches: Stretches,
     folder: Path,
-    labels: Iterator[np.ndarray],
-    centroids: np.ndarray,
-    clusters: int,
-    source: dict[str, Any],
+    labels: Iterator[tuple[int, np.ndarray]],
+    codebook: Codebook,
 ) -> Labels:
-    counted = _Counted(labels, clusters)
+    counted = _Counted(labels, codebook.clusters)
     backbone = stretches.backbone
 
     def about() -> dict[str, Any]:
@@ -201,30 +240,52 @@ def _write(
         for warning in health.warnings():
             logger.warning("Targets in %s: %s", folder, warning)
         return {
-            "source": source,
-            "clusters": clusters,
+            "source": codebook.source,
+            "clusters": codebook.clusters,
             "frame_rate": 1 / backbone.frame_shift,
             "sample_rate": backbone.sample_rate,
             "quantiser_sha256": hashlib.sha256(
-                np.ascontiguousarray(centroids).tobytes()
+                np.ascontiguousarray(codebook.vectors).tobytes()
             ).hexdigest(),
             "features": asdict(backbone.config.features),
             "manifest": stretches.manifest.fingerprint,
+            "quarantined": list(stretches.lost.values()),
             "health": {**asdict(health), "counts": counted.counts.tolist()},
         }
 
-    Labels.write(folder, stretches.features.cuts, iter(counted), about, centroids)
+    Labels.write(folder, iter(counted), codebook.slots, about, codebook.vectors)
     return Labels(folder)
+
+
+def describe(labels: Labels, folder: Path, most: int = 5) -> dict[str, Any]:
+    """Return what to tell about labels: what made them, how they use the clusters, the most frequent ones."""
+    health = dict(labels.about["health"])
+    counts = np.array(health.pop("counts"), dtype=np.int64)
+    frequent = np.argsort(-counts, kind="stable")[:most]
+    shares = counts / max(counts.sum(), 1)
+    return {
+        "targets": str(folder),
+        "made_from": labels.about["source"]["kind"],
+        "labels_per_frame": labels.slots,
+        **health,
+        "warnings": list(ClusterHealth(**health).warnings()),
+        "tables": {
+            "Most frequent clusters": [
+                {"cluster": int(c), "labels": int(counts[c]), "share": float(shares[c])}
+                for c in frequent
+            ]
+        },
+    }
 
 
 class _Counted:
     """Counts labels as they pass."""
 
-    def __init__(self, labels: Iterator[np.ndarray], clusters: int) -> None:
+    def __init__(self, labels: Iterator[tuple[int, np.ndarray]], clusters: int) -> None:
         self._labels = labels
         self.counts = np.zeros(clusters, dtype=np.int64)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self._labels:
-            self.counts += np.bincount(block.reshape(-1), minlength=len(self.counts))
-            yield block
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        for cut, rows in self._labels:
+            self.counts += np.bincount(rows.reshape(-1), minlength=len(self.counts))
+            yield cut, rows

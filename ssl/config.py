@@ -34,7 +34,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not self.crop_seconds >= 0.5:
-            raise ConfigError(f"data.crop_seconds={self.crop_seconds}: at least 0.5 s are needed to mask and predict.")
+            raise ConfigError(
+                f"data.crop_seconds={self.crop_seconds}: at least 0.5 s are needed to mask and predict."
+            )
         if self.workers < 0:
             raise ConfigError(f"data.workers={self.workers} must not be negative.")
 

@@ -1,4 +1,4 @@
-"""The corpus as pretraining sees it: log-mel features of every cut, labels beside them, and crops of both.
+"""The corpus as pretraining sees it: log-mel features of every cut, and labels beside them.
 
 `features/part-NNNNN/` holds about ten hours of cuts each; a part appears whole, so an interrupted pass over a large
 corpus goes on with the next part. Features are float16 in one flat `.npy` a part, read by memory map.
@@ -6,21 +6,16 @@ corpus goes on with the next part. Features are float16 in one flat `.npy` a par
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, FeatureConfig
+from encoder.config import FeatureConfig
 from encoder.features import FeatureStatistics, LogMel, init_features, step_features
-from encoder.subsampling import num_frames
-from ssl.masking import MaskConfig, counted_frames, mask_features, mask_frames
 from trunkline import audio
-from trunkline.batching import item_rng
 from trunkline.checkpoint import read_json, write_folder, write_json
 from trunkline.errors import CheckpointError, DataError, StorageError, TrainingError
 from trunkline.log import get_logger, progress
@@ -67,11 +62,19 @@ class Part(NamedTuple):
 class Features:
     """Features of a manifest, made once by `Features.prepare`."""
 
-    def __init__(self, folder: Path, parts: list[Part], quarantined: list[dict[str, Any]], mean_scale: np.ndarray):
+    def __init__(
+        self,
+        folder: Path,
+        parts: list[Part],
+        quarantined: list[dict[str, Any]],
+        mean_scale: np.ndarray,
+    ) -> None:
         self.folder = folder
         self.quarantined = quarantined
         self.mean, self.variance = mean_scale
-        self._places = {int(cut): (part, at) for part in parts for at, cut in enumerate(part.indices)}
+        self._places = {
+            int(cut): (part, at) for part in parts for at, cut in enumerate(part.indices)
+        }
         self.cuts = np.array(sorted(self._places), dtype=np.int64)
         self.lengths = np.array([self.length(cut) for cut in self.cuts], dtype=np.int64)
         """(cuts,) features of each readable cut."""
@@ -91,7 +94,13 @@ class Features:
 
     @classmethod
     def prepare(
-        cls, manifest: Manifest, config: FeatureConfig, folder: Path, *, keep: bool, max_bad_fraction: float
+        cls,
+        manifest: Manifest,
+        config: FeatureConfig,
+        folder: Path,
+        *,
+        keep: bool,
+        max_bad_fraction: float,
     ) -> Features:
         """Compute the features of every cut, or go on where an earlier call stopped.
 
@@ -102,7 +111,9 @@ class Features:
         origin = {"manifest": manifest.fingerprint, "features": _plain(config), "kept": keep}
         groups = _groups(manifest.durations)
         log_mel = LogMel(config)
-        with progress(total=float(manifest.durations.sum()), description="features", unit="s") as bar:
+        with progress(
+            total=float(manifest.durations.sum()), description="features", unit="s"
+        ) as bar:
             for number, group in enumerate(groups):
                 path = folder / f"part-{number:05d}"
                 if not path.exists():
@@ -111,7 +122,9 @@ class Features:
         return cls.open(folder, origin, len(groups), max_bad_fraction)
 
     @classmethod
-    def open(cls, folder: Path, origin: dict[str, Any], count: int, max_bad_fraction: float) -> Features:
+    def open(
+        cls, folder: Path, origin: dict[str, Any], count: int, max_bad_fraction: float
+    ) -> Features:
         """Open what `prepare` made."""
         parts, quarantined, statistics = [], [], FeatureStatistics(origin["features"]["num_mels"])
         for number in range(count):
@@ -123,15 +136,30 @@ class Features:
                     f"remove {folder} to compute them again."
                 )
             arrays = np.load(path / "index.npz", allow_pickle=False)
-            rows = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False) if origin["kept"] else None
+            rows = (
+                np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
+                if origin["kept"]
+                else None
+            )
             parts.append(Part(arrays["indices"], arrays["offsets"], rows))
-            statistics.merge(int(arrays["count"]), torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["squares"]))
+            statistics.merge(
+                int(arrays["count"]),
+                torch.from_numpy(arrays["mean"]),
+                torch.from_numpy(arrays["squares"]),
+            )
             quarantined += about["quarantined"]
         readable = sum(len(part.indices) for part in parts)
-        _check_share(quarantined, readable, max_bad_fraction)
+        check_share(quarantined, readable + len(quarantined), max_bad_fraction)
         if not statistics.count:
-            raise DataError(f"No cut has a single frame of speech: all {readable} are shorter than 165 ms.")
-        return cls(folder, parts, quarantined, np.stack([statistics.mean.numpy(), statistics.variance.numpy()]))
+            raise DataError(
+                f"No cut has a single frame of speech: all {readable} are shorter than 165 ms."
+            )
+        return cls(
+            folder,
+            parts,
+            quarantined,
+            np.stack([statistics.mean.numpy(), statistics.variance.numpy()]),
+        )
 
 
 def _groups(durations: np.ndarray) -> list[np.ndarray]:
@@ -140,7 +168,12 @@ def _groups(durations: np.ndarray) -> list[np.ndarray]:
 
 
 def _write_part(
-    path: Path, manifest: Manifest, group: np.ndarray, log_mel: LogMel, origin: dict[str, Any], keep: bool
+    path: Path,
+    manifest: Manifest,
+    group: np.ndarray,
+    log_mel: LogMel,
+    origin: dict[str, Any],
+    keep: bool,
 ) -> None:
     statistics = FeatureStatistics(log_mel.config.num_mels)
     indices, offsets, quarantined = [], [0], []
@@ -159,12 +192,11 @@ def _write_part(
                     file.seek(begin)
                     file.truncate()
                     logger.warning("Left out %s: %s", cut.id, error)
-                    where = {"file": str(cut.audio_filepath), "line": cut.line}
-                    quarantined.append({"id": cut.id, **where, "reason": str(error)})
+                    quarantined.append(fault(cut, error))
                     continue
                 indices.append(index)
                 offsets.append(offsets[-1] + rows)
-            _write_header(file, (offsets[-1] if keep else 0, log_mel.config.num_mels))
+            _write_header(file, "<f2", (offsets[-1] if keep else 0, log_mel.config.num_mels))
         np.savez(
             folder / "index.npz",
             indices=np.array(indices, dtype=np.int64),
@@ -180,20 +212,30 @@ HEADER = 128
 """Bytes of the `.npy` header, written last because the number of rows is known last."""
 
 
-def _write_header(file: Any, shape: tuple[int, int]) -> None:
-    text = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape}, }}"
+def _write_header(file: BinaryIO, kind: str, shape: tuple[int, int]) -> None:
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
     head = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
     file.seek(0)
     file.write(head + text.ljust(HEADER - 11).encode() + b"\n")
 
 
-def _check_share(quarantined: Sequence[dict[str, Any]], readable: int, limit: float) -> None:
-    total = readable + len(quarantined)
-    if len(quarantined) > max(1.0 if limit else 0.0, limit * total):
-        named = "; ".join(f"{fault['file']} (line {fault['line']}): {fault['reason']}" for fault in quarantined[:5])
+def fault(cut: Cut, error: Exception) -> dict[str, Any]:
+    """Describe a cut that cannot be read."""
+    where = {"file": str(cut.audio_filepath), "line": cut.line}
+    return {"id": cut.id, **where, "reason": str(error)}
+
+
+def check_share(quarantined: Sequence[dict[str, Any]], total: int, limit: float) -> None:
+    """Raise a TrainingError if more than `limit` of `total` cuts are bad, or all; one never stops a run, unless 0."""
+    if len(quarantined) > max(1.0 if limit else 0.0, limit * total) or len(quarantined) == total:
+        # A folder's cuts stand in no line; their reasons name the file.
+        lines = [f"line {bad['line']}: " if bad["line"] else "" for bad in quarantined[:5]]
+        named = " ".join(
+            line + bad["reason"] for line, bad in zip(lines, quarantined, strict=False)
+        )
         raise TrainingError(
-            f"{len(quarantined)} of {total} cuts cannot be read, more than train.max_bad_fraction={limit} allows: "
-            f"{named}. Run `trunkline data check` for the whole list."
+            f"{len(quarantined)} of {total} cuts cannot be read, more than train.max_bad_fraction={limit:g} allows: "
+            f"{named} Run `trunkline data check` for the whole list."
         )
 
 
@@ -209,7 +251,10 @@ class Labels:
     def __init__(self, folder: Path) -> None:
         self.about: dict[str, Any] = read_json(folder / "targets.json")
         arrays = np.load(folder / "index.npz", allow_pickle=False)
-        self._offsets = dict(zip(arrays["cuts"].tolist(), zip(arrays["offsets"][:-1], arrays["offsets"][1:]), strict=True))
+        self.cuts = arrays["cuts"]
+        """(cuts,) places in the manifest of the cuts that have labels."""
+        ends = zip(arrays["offsets"][:-1].tolist(), arrays["offsets"][1:].tolist(), strict=True)
+        self._offsets = dict(zip(self.cuts.tolist(), ends, strict=True))
         self._rows = np.load(folder / "labels.npy", mmap_mode="r", allow_pickle=False)
 
     @property
@@ -235,131 +280,25 @@ class Labels:
     @staticmethod
     def write(
         folder: Path,
-        cuts: np.ndarray,
-        labels: Iterator[np.ndarray],
+        labels: Iterator[tuple[int, np.ndarray]],
+        slots: int,
         about: Callable[[], dict[str, Any]],
         codebook: np.ndarray,
     ) -> None:
-        """Write the labels of `cuts` in their order; `about` is asked when all are known."""
+        """Write (cut, labels (frames, slots)) as they come; `about` is asked when all are known."""
+        cuts, offsets = [], [0]
         with write_folder(folder) as temporary:
-            blocks = list(labels)
-            offsets = np.cumsum([0, *(len(block) for block in blocks)])
-            np.savez(temporary / "index.npz", cuts=cuts, offsets=offsets)
-            np.save(temporary / "labels.npy", np.concatenate(blocks).astype(np.uint16))
+            with (temporary / "labels.npy").open("wb") as file:
+                file.write(b"\0" * HEADER)
+                for cut, rows in labels:
+                    file.write(rows.astype("<u2").tobytes())
+                    cuts.append(cut)
+                    offsets.append(offsets[-1] + len(rows))
+                _write_header(file, "<u2", (offsets[-1], slots))
+            np.savez(
+                temporary / "index.npz",
+                cuts=np.array(cuts, dtype=np.int64),
+                offsets=np.array(offsets, dtype=np.int64),
+            )
             np.save(temporary / "codebook.npy", codebook)
             write_json(temporary / "targets.json", about())
-
-
-class Crops:
-    """Stretches of about `crop` frames: the items of pretraining, as a `trunkline.batching.Dataset`.
-
-    A cut of n frames gives max(1, n // crop) items. Where an item begins is drawn anew in every epoch, around its
-    place in the cut, so that every frame is seen and no boundary stays.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        features: Features,
-        labels: Labels,
-        mask: MaskConfig,
-        config: FeatureConfig,
-        *,
-        cuts: np.ndarray,
-        crop: int,
-        seed: int,
-    ) -> None:
-        self.manifest, self.features, self.labels, self.mask = manifest, features, labels, mask
-        self.crop, self.seed, self.config = crop, seed, config
-        frames = np.array([num_frames(features.length(cut)) for cut in cuts.tolist()], dtype=np.int64)
-        for cut, count in zip(cuts.tolist(), frames.tolist(), strict=True):
-            if abs(labels.length(cut) - count) > 1:
-                raise DataError(
-                    f"Cut {manifest[cut].id} has {count} frames but {labels.length(cut)} labels; the targets were made "
-                    "from other audio. Remove the targets folder to make them again."
-                )
-        usable = frames >= 2
-        self.left_out = int((~usable).sum())
-        """Cuts of fewer than two frames (245 ms): nothing in them can be masked and predicted."""
-        counts = np.maximum(frames[usable] // crop, 1)
-        self.cuts = np.repeat(cuts[usable], counts)
-        self.number = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.zeros(0, int)
-        self.frames = np.repeat(frames[usable], counts)
-        names = [manifest[cut].id for cut in cuts[usable].tolist()]
-        self.ids = [f"{name}#{k}" for name, count in zip(names, counts.tolist(), strict=True) for k in range(count)]
-
-    @property
-    def durations(self) -> np.ndarray:
-        """Seconds of each item."""
-        return np.minimum(self.frames, self.crop) * (SUBSAMPLING * self.config.frame_shift_ms / 1000)
-
-    def source(self, index: int) -> dict[str, Any]:
-        """Say where an item comes from."""
-        cut = self.manifest[int(self.cuts[index])]
-        return {"file": str(cut.audio_filepath), "line": cut.line}
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
-        cut, total = int(self.cuts[index]), int(self.frames[index])
-        rng = item_rng(self.seed, epoch, self.ids[index])
-        length = min(self.crop, total)
-        place = int(self.number[index]) * self.crop + rng.integers(-self.crop // 2, self.crop // 2 + 1)
-        start = int(np.clip(place if total >= 2 * self.crop else rng.integers(total - length + 1), 0, total - length))
-        first, last = SUBSAMPLING * start, SUBSAMPLING * (start + length - 1) + RECEPTIVE_FIELD
-        features = self.features.rows(cut, first, last)
-        if features is None:
-            features = self._read(cut, first, last)
-        masked = mask_frames(length, self.mask, rng)
-        return {
-            "id": self.ids[index],
-            "features": features,
-            "masked": masked,
-            "targets": self.labels.rows(cut, start, start + length).astype(np.int64),
-            "seconds": length * SUBSAMPLING * self.config.frame_shift_ms / 1000,
-        }
-
-    def _read(self, cut: int, first: int, last: int) -> np.ndarray:
-        entry, config = self.manifest[cut], self.config
-        begin = (entry.start or 0.0) + first * config.hop / config.sample_rate
-        samples = (last - first - 1) * config.hop + config.window
-        waveform = audio.read(
-            entry.audio_filepath,
-            channel=entry.channel,
-            start=begin,
-            end=begin + (samples + 1) / config.sample_rate,
-            sample_rate=config.sample_rate,
-        )
-        waveform = np.pad(waveform, (0, max(0, samples - len(waveform))))[:samples]
-        return LogMel(config)(torch.from_numpy(waveform)).numpy()
-
-
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pad items into one batch and measure what was masked; see `ssl.hubert.Batch`."""
-    feature_masks = [mask_features(item["masked"], len(item["features"])) for item in items]
-    counted = [counted_frames(mask, len(item["masked"])) for mask, item in zip(feature_masks, items, strict=True)]
-    frames = sum(len(item["masked"]) for item in items)
-
-    def padded(key: str) -> torch.Tensor:
-        return pad_sequence([torch.from_numpy(item[key]) for item in items], batch_first=True)
-
-    return {
-        "ids": [item["id"] for item in items],
-        "features": padded("features"),
-        "lengths": torch.tensor([len(item["features"]) for item in items]),
-        "masked": padded("masked"),
-        "targets": padded("targets"),
-        "audio_seconds": float(sum(item["seconds"] for item in items)),
-        "fractions": {
-            "masked_features_fraction": float(np.concatenate(feature_masks).mean()),
-            "counted_frames_fraction": sum(int(whole.sum()) for whole, _ in counted) / frames,
-            "partly_masked_fraction": sum(int(part.sum()) for _, part in counted) / frames,
-        },
-    }
-
-
-def hold_out(manifest: Manifest, cuts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide cuts into those to train on and at most `most` (and 2 %) to validate on, by a hash of their ids."""
-    keys = [hashlib.blake2b(manifest[cut].id.encode(), digest_size=8).digest() for cut in cuts.tolist()]
-    order = sorted(range(len(cuts)), key=keys.__getitem__)
-    count = min(most, len(cuts) // 50)
-    return np.sort(cuts[order[count:]]), np.sort(cuts[order[:count]])

@@ -41,7 +41,11 @@ class ObjectiveConfig:
             raise ConfigError("objective.full_context is a share between 0 and 1.")
         if self.full_context < 1 and not self.contexts:
             raise ConfigError("objective.contexts is empty but objective.full_context is below 1.")
-        if self.masked_weight < 0 or self.unmasked_weight < 0 or self.masked_weight + self.unmasked_weight == 0:
+        if (
+            self.masked_weight < 0
+            or self.unmasked_weight < 0
+            or self.masked_weight + self.unmasked_weight == 0
+        ):
             raise ConfigError("objective.masked_weight and unmasked_weight must not both be 0.")
         for context in self.contexts:
             Context(*context).checked()
@@ -73,7 +77,9 @@ class ClusterPrediction(nn.Module):
         self.slots = slots
         self.projection = nn.Linear(dim, slots * config.projection)
         # Only the direction counts; short vectors turn quickly under Adam, whose steps have a fixed length.
-        self.codewords = nn.Parameter(torch.empty(slots, clusters, config.projection).normal_(std=0.05))
+        self.codewords = nn.Parameter(
+            torch.empty(slots, clusters, config.projection).normal_(std=0.05)
+        )
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return logits (..., slots, clusters) of frames (..., dim), in float32."""
@@ -92,9 +98,13 @@ class MaskedPrediction(nn.Module):
         self.config = config
         self.backbone = backbone
         self.prediction = prediction
-        self.mask_vector = nn.Parameter(torch.zeros(backbone.config.features.num_mels).uniform_(-0.1, 0.1))
+        self.mask_vector = nn.Parameter(
+            torch.zeros(backbone.config.features.num_mels).uniform_(-0.1, 0.1)
+        )
 
-    def loss(self, batch: Batch, context: Context | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(
+        self, batch: Batch, context: Context | None = None
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Return the loss and the health of one batch, in a context drawn from the settings or in the given one.
 
         Raises:
@@ -116,7 +126,10 @@ class MaskedPrediction(nn.Module):
         ).view(batch["targets"].shape)
         masked_loss = losses[masked].mean()
         total = self.config.masked_weight * masked_loss
-        metrics: dict[str, float | Tensor] = {"masked_loss": masked_loss.detach(), **batch["fractions"]}
+        metrics: dict[str, float | Tensor] = {
+            "masked_loss": masked_loss.detach(),
+            **batch["fractions"],
+        }
         if bool(unmasked.any()):
             unmasked_loss = losses[unmasked].mean()
             metrics["unmasked_loss"] = unmasked_loss.detach()
@@ -142,9 +155,15 @@ class MaskedPrediction(nn.Module):
         return features + decibels.to(features.device) * 0.1 * torch.log(torch.tensor(10.0))
 
     def _context(self) -> Context:
-        if not self.training or not self.config.contexts or torch.rand(()).item() < self.config.full_context:
+        if (
+            not self.training
+            or not self.config.contexts
+            or torch.rand(()).item() < self.config.full_context
+        ):
             return Context.full()
-        return Context(*self.config.contexts[int(torch.randint(len(self.config.contexts), ()).item())])
+        return Context(
+            *self.config.contexts[int(torch.randint(len(self.config.contexts), ()).item())]
+        )
 
     @torch.no_grad()
     def _health(
