@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trunkline.errors import CheckpointError, StorageError
+from trunkline.errors import CheckpointError, StorageError, TrunklineError
 
 
 @contextlib.contextmanager
@@ -42,9 +42,9 @@ def write_folder(target: str | os.PathLike[str], *, overwrite: bool = False) -> 
             fsync(path)
         _swap(temporary, target)
         fsync(target.parent)
+    except TrunklineError:
+        raise  # some are OSErrors, and say already what is wrong
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(f"Cannot write {target}: {_reason(error)}") from error
     finally:
         if temporary is not None:
