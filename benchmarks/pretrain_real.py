@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,12 @@ def write_train_manifest(data: Path, target: Path) -> tuple[int, float]:
     return len(rows), sum(row["duration"] for row in rows) / 3600
 
 
-def _command(*arguments: str) -> None:
+def _command(*arguments: str, threads: int | None = None) -> None:
     print("+ python -m", *arguments, file=sys.stderr)
-    subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=sys.stderr)
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    subprocess.run(
+        [sys.executable, "-m", *arguments], check=True, stdout=sys.stderr, env=environment
+    )
 
 
 def _curve(run_folder: Path) -> list[dict[str, Any]]:
@@ -76,17 +80,32 @@ def _curve(run_folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _probe(data: Path, work: Path, backbone: str, context: str) -> dict[str, Any]:
-    reports = {}
-    for name, (label, _) in TASKS.items():
-        out = work / f"probe-{label}-{context.replace(',', '-')}.json"
-        others = ["--backbone", "random:small", "--backbone", "mfcc"]
-        _command(
-            "ssl.probe", "--backbone", backbone, *others, "--manifest", str(data / name / "manifest.jsonl"),
-            "--label", label, "--context", context, "--out", str(out), "--quiet",
-        )  # fmt: skip
-        reports[label] = json.loads(out.read_text(encoding="utf-8"))
-    return reports
+def _probe(arguments: argparse.Namespace, task: tuple[str, str, str]) -> dict[str, Any]:
+    """Probe one label in one context, against a random backbone and (where nothing limits it) MFCC."""
+    name, label, context = task
+    out = arguments.work / f"probe-{label}-{context.replace(',', '-')}.json"
+    backbones = [str(arguments.work / "run" / "backbone"), "random:small"]
+    backbones += ["mfcc"] if context == "full" else []
+    given = [part for backbone in backbones for part in ("--backbone", backbone)]
+    manifest = str(arguments.data / name / "manifest.jsonl")
+    _command(
+        "ssl.probe", *given, "--manifest", manifest, "--label", label,
+        "--context", context, "--out", str(out), "--quiet", threads=1,
+    )  # fmt: skip
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def _probes(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Probe every label in full and in limited context, two at a time: {context: {label: report}}."""
+    tasks = [
+        (name, label, context) for context in ("full", STREAM) for name, (label, _) in TASKS.items()
+    ]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        reports = list(pool.map(lambda task: _probe(arguments, task), tasks))
+    found: dict[str, dict[str, Any]] = {}
+    for (_, label, context), report in zip(tasks, reports, strict=True):
+        found.setdefault(context, {})[label] = report
+    return found
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +123,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         *arguments.overrides,
     )
     minutes = (time.monotonic() - began) / 60
-    backbone = str(out / "backbone")
     rounds = sorted(out.glob("iteration-*/run"))
     result = {
         "cuts": cuts,
@@ -120,8 +138,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for folder in rounds
         ],
         "floors": dict(TASKS.values()),
-        "full": _probe(arguments.data, work, backbone, "full"),
-        STREAM: _probe(arguments.data, work, backbone, STREAM),
+        "probes": _probes(arguments),
     }
     write_json(arguments.out, result)
     return {"results": str(arguments.out), "minutes": round(minutes, 1)}

@@ -43,7 +43,9 @@ def make_ours(sample_rate: int, crops: int, seconds: float) -> Callable[[], None
 
     backbone = Backbone(BackboneConfig.preset("small", sample_rate=sample_rate))
     objective = ObjectiveConfig()
-    task = MaskedPrediction(backbone, ClusterPrediction(backbone.d_model, CLUSTERS, 4, objective), objective).train()
+    task = MaskedPrediction(
+        backbone, ClusterPrediction(backbone.d_model, CLUSTERS, 4, objective), objective
+    ).train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-4, fused=True)
     waveform = torch.randn(crops, int(seconds * sample_rate)) * 0.1
     rng = np.random.default_rng(0)
@@ -77,40 +79,44 @@ def make_peer(crops: int, seconds: float) -> Callable[[], None]:
     from trunkline import _torchaudio
 
     config = BackboneConfig.preset("small")
-    task = _torchaudio.load().models.hubert_pretrain_model(
-        extractor_mode="group_norm",
-        extractor_conv_layer_config=None,
-        extractor_conv_bias=False,
-        encoder_embed_dim=config.dim,
-        encoder_projection_dropout=0.0,
-        encoder_pos_conv_kernel=128,
-        encoder_pos_conv_groups=16,
-        encoder_num_layers=config.layers,
-        encoder_num_heads=config.heads,
-        encoder_attention_dropout=0.0,
-        encoder_ff_interm_features=config.feed_forward,
-        encoder_ff_interm_dropout=0.0,
-        encoder_dropout=0.0,
-        encoder_layer_norm_first=False,
-        encoder_layer_drop=0.0,
-        mask_prob=0.8,
-        mask_selection="static",
-        mask_other=0.0,
-        mask_length=10,
-        no_mask_overlap=False,
-        mask_min_space=1,
-        mask_channel_prob=0.0,
-        mask_channel_selection="static",
-        mask_channel_other=0.0,
-        mask_channel_length=10,
-        no_mask_channel_overlap=False,
-        mask_channel_min_space=1,
-        skip_masked=False,
-        skip_nomask=True,
-        num_classes=CLUSTERS,
-        final_dim=256,
-        feature_grad_mult=0.1,
-    ).train()
+    task = (
+        _torchaudio.load()
+        .models.hubert_pretrain_model(
+            extractor_mode="group_norm",
+            extractor_conv_layer_config=None,
+            extractor_conv_bias=False,
+            encoder_embed_dim=config.dim,
+            encoder_projection_dropout=0.0,
+            encoder_pos_conv_kernel=128,
+            encoder_pos_conv_groups=16,
+            encoder_num_layers=config.layers,
+            encoder_num_heads=config.heads,
+            encoder_attention_dropout=0.0,
+            encoder_ff_interm_features=config.feed_forward,
+            encoder_ff_interm_dropout=0.0,
+            encoder_dropout=0.0,
+            encoder_layer_norm_first=False,
+            encoder_layer_drop=0.0,
+            mask_prob=0.8,
+            mask_selection="static",
+            mask_other=0.0,
+            mask_length=10,
+            no_mask_overlap=False,
+            mask_min_space=1,
+            mask_channel_prob=0.0,
+            mask_channel_selection="static",
+            mask_channel_other=0.0,
+            mask_channel_length=10,
+            no_mask_channel_overlap=False,
+            mask_channel_min_space=1,
+            skip_masked=False,
+            skip_nomask=True,
+            num_classes=CLUSTERS,
+            final_dim=256,
+            feature_grad_mult=0.1,
+        )
+        .train()
+    )
     optimizer = torch.optim.AdamW(task.parameters(), lr=1e-4, fused=True)
     samples = int(seconds * 16000)
     waveform = torch.randn(crops, samples) * 0.1
@@ -145,8 +151,17 @@ def make(system: str, crops: int, seconds: float) -> Callable[[], None]:
 def peak_memory(system: str, arguments: argparse.Namespace) -> float:
     """Return the peak resident memory in GB of a process that makes three updates."""
     given = ["--rounds", "3", "--crops", str(arguments.crops), "--seconds", str(arguments.seconds)]
-    command = [sys.executable, "-m", "benchmarks.pretrain_speed", *given, "--threads", str(arguments.threads)]
-    done = subprocess.run([*command, "--only", system, "--json"], check=True, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pretrain_speed",
+        *given,
+        "--threads",
+        str(arguments.threads),
+    ]
+    done = subprocess.run(
+        [*command, "--only", system, "--json"], check=True, capture_output=True, text=True
+    )
     return float(json.loads(done.stdout)["peak_rss_gb"])
 
 
@@ -154,7 +169,9 @@ def _own_peak() -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024 / 1e9
-    raise StorageError("/proc/self/status does not tell the peak memory; this benchmark needs Linux.")
+    raise StorageError(
+        "/proc/self/status does not tell the peak memory; this benchmark needs Linux."
+    )
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +197,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "audio_seconds_per_second": round(audio / statistics.median(times[system]), 1),
             "slowest": round(audio / max(times[system]), 1),
             "fastest": round(audio / min(times[system]), 1),
-            "times_the_peer": round(statistics.median(times[SYSTEMS[2]]) / statistics.median(times[system]), 2),
+            "times_the_peer": round(
+                statistics.median(times[SYSTEMS[2]]) / statistics.median(times[system]), 2
+            ),
             "peak_rss_gb": round(peak_memory(system, arguments), 2),
         }
         for system in systems
@@ -208,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--crops", type=int, default=4, help="crops in a batch")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a crop")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=SYSTEMS, help="make this system's updates and print its peak memory")
+    parser.add_argument(
+        "--only", choices=SYSTEMS, help="make this system's updates and print its peak memory"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     return run(measure, parser, argv)
 

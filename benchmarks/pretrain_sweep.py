@@ -2,7 +2,7 @@
 
 Every run is the real recipe's first round on the train splits of the speech sets; held-out cuts tell the masked
 prediction loss. Runs with another number of clusters or labels have another scale of loss: look at their frozen
-probe (accuracy on the dev split of the Vietnamese commands) instead, which is given for every run.
+probe (accuracy on digits of the dev split's unseen speaker) instead, which is given for every run.
 
 Example: python -m benchmarks.pretrain_sweep --audio-seconds 6000 --work runs/sweep
 """
@@ -25,7 +25,7 @@ from trunkline.command import run
 RESULTS = Path(__file__).parent / "results" / "pretrain_sweep.json"
 CONFIG = "configs/pretrain/small.yaml"
 BATCH = 20.0
-PROBE_SET, PROBE_LABEL = "vi_diadiem", "intent"
+PROBE_SET, PROBE_LABEL = "en_fsdd_digits", "digit"
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "small.yaml": {},
@@ -70,10 +70,20 @@ def one(name: str, arguments: argparse.Namespace, manifest: Path) -> dict[str, A
     if not marker.exists():
         began = time.monotonic()
         given = [f"{key}={value}" for key, value in settings.items()]
-        command = ["ssl.pretrain", CONFIG, f"data.manifest={manifest}", f"out={folder}", *given, "--quiet"]
+        command = [
+            "ssl.pretrain",
+            CONFIG,
+            f"data.manifest={manifest}",
+            f"out={folder}",
+            f"data.features={arguments.work / 'features'}",
+            *given,
+            "--quiet",
+        ]
         subprocess.run([sys.executable, "-m", *command], check=True, stdout=sys.stderr)
         write_json(marker, {"minutes": (time.monotonic() - began) / 60})
-    lines = (folder / "iteration-0" / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (folder / "iteration-0" / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     metrics: dict[str, Any] = {}
     for line in lines:
         metrics |= json.loads(line)
@@ -109,7 +119,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in arguments.variants or VARIANTS:
         rows.append(one(name, arguments, manifest))
         write_json(arguments.out, {**about, "runs": rows})
-    return {**about, "results": str(arguments.out), "tables": {"One setting changed at a time": rows}}
+    return {
+        **about,
+        "results": str(arguments.out),
+        "tables": {"One setting changed at a time": rows},
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,9 +133,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         epilog="Example: python -m benchmarks.pretrain_sweep --audio-seconds 6000 --work runs/sweep",
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the speech sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/sweep"), help="where the runs lie; those there are kept")
-    parser.add_argument("--audio-seconds", type=float, default=6000.0, help="audio that each run trains on")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder of the speech sets"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("runs/sweep"),
+        help="where the runs lie; those there are kept",
+    )
+    parser.add_argument(
+        "--audio-seconds", type=float, default=6000.0, help="audio that each run trains on"
+    )
     parser.add_argument("--variants", nargs="*", choices=tuple(VARIANTS), help="only these")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return run(measure, parser, argv)

@@ -29,6 +29,8 @@ class DataConfig:
     validation_cuts: int = 64
     """Cuts kept out of training (at most 2 %, chosen by a hash of their id) to follow the loss on; 0: none."""
     workers: int = 0
+    features: str | None = None
+    """Folder for the features, which runs on one manifest may share; by default `features` in the run folder."""
     cache_features: bool = True
     """Keep log-mel features on disk (16 kB per second of audio) instead of reading the audio in every epoch."""
 

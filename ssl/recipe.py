@@ -46,7 +46,7 @@ logger = get_logger(__name__)
 FRAME_SECONDS = 0.08
 
 #: Settings that say where and how to run, not what is learnt: a resumed run may change them.
-FREE = ("out", "data.workers", "probe", "licence")
+FREE = ("out", "data.features", "data.workers", "probe", "licence")
 
 
 class Recipe:
@@ -55,6 +55,7 @@ class Recipe:
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         self.out = Path(config.out)
+        self.features_folder = Path(config.data.features or self.out / "features")
         self.rank = int(os.environ.get("RANK", "0"))
         self.manifest = self._read_manifest()
         self.features_config = config.model.backbone().features
@@ -179,12 +180,12 @@ class Recipe:
 
     def _features(self) -> Features:
         prepare = Features.prepare
-        arguments = (self.manifest, self.features_config, self.out / "features")
+        arguments = (self.manifest, self.features_config, self.features_folder)
         options = {
             "keep": self.config.data.cache_features,
             "max_bad_fraction": self.config.train.max_bad_fraction,
         }
-        marker = self.out / "features" / "complete.json"
+        marker = self.features_folder / "complete.json"
         self._once(
             marker, lambda: (prepare(*arguments, **options), write_json(marker, {"complete": True}))
         )
