@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, BackboneConfig, Context
 from encoder.conformer import Conformer, stacked
 from encoder.features import FeatureStatistics, LogMel
+from encoder.masks import length_mask
 from trunkline.errors import ConfigError, DataError
 
 Layers: TypeAlias = Collection[int] | Literal["all"] | None
@@ -89,8 +90,9 @@ class Backbone(nn.Module):
         return save_backbone(self, folder, **options)
 
     def normalise(self, features: Tensor) -> Tensor:
-        """Return (features - mean) / standard deviation, per mel bin."""
-        return (features - self.feature_mean) * self.feature_scale
+        """Return (features - mean) / standard deviation, per mel bin, in the type of the weights."""
+        normalised = (features - self.feature_mean) * self.feature_scale
+        return normalised.to(self.conformer.after_norm.weight.dtype)
 
     def forward(
         self,
@@ -119,15 +121,15 @@ class Backbone(nn.Module):
                 f"features has shape {tuple(features.shape)}; expected (batch, features, {mels})."
             )
         if lengths.shape != features.shape[:1] or (
-            len(lengths) and int(lengths.max()) > features.shape[1]
+            len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= features.shape[1]
         ):
             raise ConfigError(
                 f"lengths {lengths.tolist()} do not fit features of shape {tuple(features.shape)}; "
-                "give one length per item, none longer than the batch."
+                "give one length per item, from 0 to the batch's."
             )
-        frames, frame_lengths, kept = self.conformer(
-            self.normalise(features), lengths, context, wanted
-        )
+        padding = ~length_mask(lengths, features.shape[1])[..., None]
+        normalised = self.normalise(features).masked_fill(padding, 0.0)
+        frames, frame_lengths, kept = self.conformer(normalised, lengths, context, wanted)
         return Encoded(frames, frame_lengths, stacked(kept), self.times(frames.shape[1]))
 
     def features(self, waveform: Tensor) -> Tensor:
@@ -155,7 +157,8 @@ class Backbone(nn.Module):
         silence up to it, so that a short word has one frame; no samples at all give no frame.
 
         Raises:
-            DataError: the file cannot be read, or has several channels and `channel` is not given.
+            DataError: the file cannot be read or has several channels and no `channel` is given; the waveform is not
+                one voice of finite floats.
         """
         waveform = self._waveform(audio, channel)
         if 0 < waveform.shape[0] < self.receptive_field:
@@ -175,7 +178,13 @@ class Backbone(nn.Module):
             from trunkline.audio import read
 
             audio = read(audio, channel=channel, sample_rate=self.sample_rate)
-        waveform = torch.as_tensor(audio, dtype=torch.float32, device=device)
+        waveform = torch.as_tensor(audio, device=device)
+        if not waveform.is_floating_point():
+            raise DataError(
+                f"A waveform of {waveform.dtype} has no known scale; give floats in [-1, 1], "
+                "e.g. 16-bit samples divided by 32768."
+            )
+        waveform = waveform.to(torch.float32)
         if waveform.ndim != 1:
             raise DataError(
                 f"A waveform of shape {tuple(waveform.shape)} is not one voice; give (samples,) of one channel."
@@ -187,11 +196,12 @@ class Backbone(nn.Module):
     def _wanted(self, layers: Layers) -> Collection[int]:
         if layers is None:
             return ()
+        numbers = range(self.num_layers + 1)
         if layers == "all":
-            return range(self.num_layers + 1)
-        wanted = {int(layer) for layer in layers}
-        if not wanted or min(wanted) < 0 or max(wanted) > self.num_layers:
+            return numbers
+        listed = isinstance(layers, Collection) and not isinstance(layers, str)
+        if not (listed and layers and set(layers) <= set(numbers)):
             raise ConfigError(
-                f"layers={sorted(wanted)}: choose from 0 to {self.num_layers}, or 'all'."
+                f"layers={layers!r}: list numbers from 0 to {self.num_layers}, or give 'all'."
             )
-        return wanted
+        return set(layers)

@@ -75,9 +75,14 @@ class FeatureConfig:
     preemphasis: float = 0.97
 
     def __post_init__(self) -> None:
-        if self.sample_rate < 4000 or self.hop % 1 or self.window < 2:
+        if self.sample_rate < 4000:
             raise ConfigError(
                 f"features.sample_rate={self.sample_rate} Hz is not supported; use 8000 or 16000."
+            )
+        if self.window < 2 or self.hop < 1:
+            raise ConfigError(
+                f"features.frame_length_ms={self.frame_length_ms} and frame_shift_ms={self.frame_shift_ms} give no "
+                f"whole samples at {self.sample_rate} Hz; 25 and 10 are usual."
             )
         if not 0 <= self.low_hz < self.upper_hz <= self.sample_rate / 2:
             raise ConfigError(
@@ -124,6 +129,10 @@ class BackboneConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
 
     def __post_init__(self) -> None:
+        if min(self.dim, self.layers, self.heads, self.feed_forward, self.conv_channels) < 1:
+            raise ConfigError(
+                "dim, layers, heads, feed_forward and conv_channels must be positive."
+            )
         if self.dim % self.heads or self.dim % 2:
             raise ConfigError(f"dim={self.dim} must be even and divisible by heads={self.heads}.")
         if self.kernel % 2 == 0 or self.kernel < 1:
@@ -132,10 +141,6 @@ class BackboneConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout={self.dropout} must be in [0, 1).")
-        if min(self.dim, self.layers, self.heads, self.feed_forward, self.conv_channels) < 1:
-            raise ConfigError(
-                "dim, layers, heads, feed_forward and conv_channels must be positive."
-            )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> BackboneConfig:
@@ -183,10 +188,14 @@ class BackboneConfig:
 
 
 def _strict_dict(cls: type, values: dict[str, Any], skip: set[str]) -> dict[str, Any]:
-    names = {item.name for item in dataclasses.fields(cls)} - skip
-    for key in values:
+    defaults = {item.name: item.default for item in dataclasses.fields(cls)}
+    names = defaults.keys() - skip
+    for key, value in values.items():
         if key not in names:
             raise ConfigError(f"Unknown key {key!r} in {cls.__name__}.{nearest(key, names)}")
+        number = int if isinstance(defaults[key], int) else int | float
+        if not isinstance(value, number) or isinstance(value, bool):
+            raise ConfigError(f"{cls.__name__}.{key} cannot be {value!r}.")
     if missing := sorted(names - values.keys()):
         raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}.")
     return values

@@ -10,6 +10,7 @@ logarithm by 0.02, so another order would not meet the reference there.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,10 @@ class LogMel(nn.Module):
         # The spectrum's last bin belongs to no filter.
         filters = nn.functional.pad(mel_filters(config), (0, 0, 0, 1))
         self.register_buffer("mel_filters", filters, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
+        # Follows the backbone to its device and stays in float32, whatever the type of the weights.
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:

@@ -77,6 +77,11 @@ def load_backbone(
 ) -> Backbone:
     """Open a backbone directory, in evaluation mode.
 
+    Args:
+        source: the directory.
+        device: where to; the CPU by default.
+        dtype: type of the weights and frames; features and their normalisation stay in float32.
+
     Raises:
         CheckpointError: not a backbone directory, a newer schema, or a file that is missing, truncated or altered.
     """
@@ -103,7 +108,9 @@ def load_backbone(
     check_tensors(tensors, backbone.state_dict(), str(weights))
     backbone.load_state_dict(tensors)
     backbone.fingerprint = config["fingerprint"]
-    return backbone.to(device=device, dtype=dtype).eval()
+    backbone.to(device=device)
+    backbone.conformer.to(dtype=dtype)
+    return backbone.eval()
 
 
 def check_tensors(given: dict[str, Tensor], expected: dict[str, Tensor], origin: str) -> None:
