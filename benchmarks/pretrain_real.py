@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,6 +79,26 @@ def _curve(run_folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _training(rounds: list[Path]) -> dict[str, Any]:
+    """Sum up what training took: updates, hours heard, and minutes of stepping (pauses and evaluations left out)."""
+    steps, seconds, heard = 0, 0.0, 0.0
+    for folder in rounds:
+        before = 0.0
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if "audio_hours" in row:
+                seconds += (row["audio_hours"] - before) * 3600 / row["audio_seconds_per_second"]
+                before, last = row["audio_hours"], row["step"]
+        heard, steps = heard + before, steps + last
+    threads = json.loads((rounds[-1] / "run.json").read_text(encoding="utf-8"))["threads"]
+    return {
+        "threads": threads,
+        "steps": steps,
+        "audio_hours": round(heard, 1),
+        "minutes": round(seconds / 60, 1),
+    }
+
+
 def _probe(arguments: argparse.Namespace, task: tuple[str, str, str]) -> dict[str, Any]:
     """Probe one label in one context, against a random backbone and (where nothing limits it) MFCC."""
     name, label, context = task
@@ -108,13 +127,24 @@ def _probes(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _portable(value: Any, folders: list[Path]) -> Any:
+    """Take the folders of this machine out of all texts."""
+    if isinstance(value, dict):
+        return {_portable(key, folders): _portable(item, folders) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_portable(item, folders) for item in value]
+    if isinstance(value, str):
+        for folder in folders:
+            value = value.replace(f"{folder}/", "")
+    return value
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, probe, and write the results."""
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     cuts, hours = write_train_manifest(arguments.data, work / "train.jsonl")
     out = work / "run"
-    began = time.monotonic()
     _command(
         "ssl.pretrain",
         arguments.config,
@@ -122,17 +152,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         f"out={out}",
         *arguments.overrides,
     )
-    minutes = (time.monotonic() - began) / 60
     rounds = sorted(out.glob("iteration-*/run"))
     result = {
         "cuts": cuts,
         "hours": round(hours, 2),
         "cpus": os.cpu_count(),
-        "minutes_of_this_call": round(minutes, 1),
+        "training": _training(rounds),
         "recipe": json.loads((out / "recipe.json").read_text(encoding="utf-8")),
         "rounds": [
             {
-                "run": json.loads((folder / "run.json").read_text(encoding="utf-8")),
+                "parameters": json.loads((folder / "run.json").read_text(encoding="utf-8"))[
+                    "parameters"
+                ],
                 "validation": _curve(folder),
             }
             for folder in rounds
@@ -140,8 +171,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "floors": dict(TASKS.values()),
         "probes": _probes(arguments),
     }
-    write_json(arguments.out, result)
-    return {"results": str(arguments.out), "minutes": round(minutes, 1)}
+    write_json(arguments.out, _portable(result, [arguments.work, arguments.data]))
+    return {"results": str(arguments.out), **result["training"]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,154 @@
+"""Print `docs/results.md` from `benchmarks/results/*.json`, so that no figure is typed by hand.
+
+Example: python -m benchmarks.tables > docs/results.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+CHOSEN = "Layer chosen on dev"
+PAIRED = "Paired comparison"
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [
+        "| " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "|" + "---|" * len(names),
+    ]
+    lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _best(report: dict[str, Any], backbone: str) -> dict[str, Any]:
+    """The classifier of a backbone that dev prefers."""
+    rows = [row for row in report["tables"][CHOSEN] if _kind(row["backbone"]) == backbone]
+    return max(rows, key=lambda row: row["dev_accuracy"])
+
+
+def _kind(backbone: str) -> str:
+    return {"mfcc": "mfcc"}.get(
+        backbone, "random" if backbone.startswith("random:") else "pretrained"
+    )
+
+
+def _verdict(report: dict[str, Any], against: str) -> str:
+    title = next(title for title in report["tables"] if title.startswith(PAIRED))
+    rows = [
+        row
+        for row in report["tables"][title]
+        if _kind(row["against"]) == against and row["head"] == "any"
+    ]
+    return str(rows[0]["verdict"]) if rows else ""
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
+
+
+def probes(real: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a label: pretrained, random, MFCC, and how they compare."""
+    rows = []
+    for label, report in real["probes"]["full"].items():
+        floor = real["floors"].get(label)
+        rows.append(
+            {
+                "label": label,
+                "pretrained": _percent(_best(report, "pretrained")),
+                "random init": _percent(_best(report, "random")),
+                "MFCC": _percent(_best(report, "mfcc")),
+                "floor of the set": floor if floor is not None else "",
+                "against random": _verdict(report, "random"),
+                "against MFCC": _verdict(report, "mfcc"),
+            }
+        )
+    return rows
+
+
+def contexts(real: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a label: the pretrained backbone in full and in limited context."""
+    (limited,) = (name for name in real["probes"] if name != "full")
+    rows = []
+    for label, report in real["probes"]["full"].items():
+        full, stream = (
+            _best(report, "pretrained"),
+            _best(real["probes"][limited][label], "pretrained"),
+        )
+        gap = 100 * (full["accuracy"] - stream["accuracy"])
+        rows.append(
+            {
+                "label": label,
+                "full": _percent(full),
+                limited: _percent(stream),
+                "gap": f"{gap:+.1f}",
+            }
+        )
+    return rows
+
+
+def curve(real: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return held-out loss and accuracy of masked prediction along the rounds."""
+    rows = []
+    for number, part in enumerate(real["rounds"]):
+        for point in part["validation"]:
+            rows.append(
+                {
+                    "round": number,
+                    **{k: round(v, 3) if isinstance(v, float) else v for k, v in point.items()},
+                }
+            )
+    return rows
+
+
+def sections() -> Iterable[str]:
+    """Yield the page's parts, those whose results are there."""
+    yield "# Measured\n\nPrinted by `python -m benchmarks.tables` from `benchmarks/results/`; do not edit by hand."
+    if real := _read("pretrain_real"):
+        yield (
+            "## A `small` backbone pretrained on real speech (`benchmarks/pretrain_real.py`)\n\n"
+            f"{real['hours']} hours in {real['cuts']} cuts, {real['training']['threads']} thread(s) of "
+            f"{real['cpus']} cores, {real['training']['minutes']} minutes, "
+            f"{real['training']['audio_hours']} hours heard in {real['training']['steps']} updates. "
+            "Accuracy in % on the test split with its 95 % interval; classifiers and layers chosen on dev."
+        )
+        yield _table(probes(real))
+        yield "Full context against the stream that was trained for (chunk, left, right in frames of 80 ms):"
+        yield _table(contexts(real))
+        yield "Masked prediction of cuts kept out of training:"
+        yield _table(curve(real))
+    if sweep := _read("pretrain_sweep"):
+        yield (
+            "## What chose the settings (`benchmarks/pretrain_sweep.py`)\n\n"
+            f"One round on {sweep['audio_seconds']:.0f} s of audio each, one setting changed at a time. Losses of runs "
+            "with other clusters or labels have another scale; `dev accuracy` is a digit probe on an unseen speaker."
+        )
+        yield _table(sweep["runs"])
+    if speed := _read("pretrain_speed"):
+        yield (
+            "## Pretraining speed beside HuBERT (`benchmarks/pretrain_speed.py`)\n\n"
+            f"{speed['crops']} crops of {speed['seconds_per_crop']} s, {speed['threads']} thread(s), medians of "
+            f"{speed['rounds']} updates made in turn in one process."
+        )
+        yield _table(speed["systems"])
+    if load := _read("manifest_load"):
+        yield "## A manifest of a million cuts (`benchmarks/manifest_load.py`)"
+        yield _table([{"load": name, **row} for name, row in load["runs"].items()])
+
+
+def main() -> None:
+    """Print the page."""
+    print("\n\n".join(sections()))
+
+
+if __name__ == "__main__":
+    main()
