@@ -90,16 +90,14 @@ class Crops:
         cut, total = int(self.cuts[index]), int(self.frames[index])
         rng = item_rng(self.seed, epoch, self.ids[index])
         length = min(self.crop, total)
-        place = int(self.number[index]) * self.crop + rng.integers(
-            -self.crop // 2, self.crop // 2 + 1
-        )
-        start = int(
-            np.clip(
-                place if total >= 2 * self.crop else rng.integers(total - length + 1),
-                0,
-                total - length,
-            )
-        )
+        latest = total - length
+        if total < 2 * self.crop:
+            start = int(rng.integers(latest + 1))
+        else:
+            # Places evenly spread over the cut; each crop reaches those beside it, and the last one the end.
+            place = int(self.number[index]) * latest // (total // self.crop - 1)
+            start = place + int(rng.integers(-self.crop // 2, self.crop // 2 + 1))
+            start = min(max(start, 0), latest)
         first, last = SUBSAMPLING * start, SUBSAMPLING * (start + length - 1) + RECEPTIVE_FIELD
         features = self.features.rows(cut, first, last)
         if features is None:
