@@ -165,12 +165,13 @@ class Backbone(nn.Module):
             waveform = nn.functional.pad(waveform, (0, self.receptive_field - waveform.shape[0]))
         features = self.features(waveform)[None]
         lengths = torch.tensor([features.shape[1]], device=features.device)
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             return self(features, lengths, context=context, layers=layers)
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training
 
     def _waveform(self, audio: Audio, channel: int | str | None) -> Tensor:
         device = self.feature_mean.device
