@@ -7,6 +7,7 @@ grid of settings is trained side by side, as one batched product, and dev choose
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
@@ -23,6 +24,9 @@ MAX_STEPS = 400
 EVALUATE_EVERY = 10
 PATIENCE = 8
 """Fitting ends after so many evaluations in which no setting of any layer did better on dev."""
+AVERAGING = 0.05
+"""Dev judges a running mean of the weights, to which each step adds this share: single steps at
+high rates bounce, and choosing the luckiest of them overfits dev."""
 
 
 class Setting(NamedTuple):
@@ -131,19 +135,21 @@ def fit(
     """
     layers, cuts, width = train.vectors.shape
     model = Classifiers(head, layers, width, classes, seed)
-    optimiser = AdamW(model)
+    optimiser, average = AdamW(model), copy.deepcopy(model)
     best = {name: value.clone() for name, value in model.state_dict().items()}
     best_loss, best_accuracy = _evaluate(model, dev)
     waited = 0
     for step, batch in enumerate(_batches(cuts, seed), start=1):
         optimiser.step(_losses(model(train.vectors[:, batch]), train.targets[batch]).sum())
+        for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+            mean.data.lerp_(value.data, AVERAGING)
         if step % EVALUATE_EVERY:
             continue
-        loss, accuracy = _evaluate(model, dev)
+        loss, accuracy = _evaluate(average, dev)
         better = (accuracy > best_accuracy) | ((accuracy == best_accuracy) & (loss < best_loss))
         best_loss = torch.where(better, loss, best_loss)
         best_accuracy = torch.where(better, accuracy, best_accuracy)
-        for name, value in model.state_dict().items():
+        for name, value in average.state_dict().items():
             best[name] = torch.where(better[:, :, None, None], value, best[name])
         waited = 0 if bool(better.any()) else waited + 1
         if waited == PATIENCE or step >= MAX_STEPS:
