@@ -110,6 +110,8 @@ class Features:
         """
         origin = {"manifest": manifest.fingerprint, "features": _plain(config), "kept": keep}
         groups = _groups(manifest.durations)
+        for path in sorted(folder.glob("part-*")):
+            _about(path, origin)
         log_mel = LogMel(config)
         with progress(
             total=float(manifest.durations.sum()), description="features", unit="s"
@@ -129,12 +131,7 @@ class Features:
         parts, quarantined, statistics = [], [], FeatureStatistics(origin["features"]["num_mels"])
         for number in range(count):
             path = folder / f"part-{number:05d}"
-            about = read_json(path / "part.json")
-            if about["origin"] != origin:
-                raise CheckpointError(
-                    f"{path} was made from another manifest or with other feature settings; choose another 'out', or "
-                    f"remove {folder} to compute them again."
-                )
+            about = _about(path, origin)
             arrays = np.load(path / "index.npz", allow_pickle=False)
             rows = (
                 np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
@@ -160,6 +157,17 @@ class Features:
             quarantined,
             np.stack([statistics.mean.numpy(), statistics.variance.numpy()]),
         )
+
+
+def _about(path: Path, origin: dict[str, Any]) -> dict[str, Any]:
+    """Read what a part is; another `origin` is a CheckpointError."""
+    about: dict[str, Any] = read_json(path / "part.json")
+    if about["origin"] != origin:
+        raise CheckpointError(
+            f"{path} was made from another manifest or with other feature settings; choose another 'out', or "
+            f"remove {path.parent} to compute them again."
+        )
+    return about
 
 
 def _groups(durations: np.ndarray) -> list[np.ndarray]:

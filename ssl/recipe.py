@@ -186,9 +186,13 @@ class Recipe:
             "max_bad_fraction": self.config.train.max_bad_fraction,
         }
         marker = self.features_folder / "complete.json"
-        self._once(
-            marker, lambda: (prepare(*arguments, **options), write_json(marker, {"complete": True}))
-        )
+
+        def make() -> None:
+            with locked(self.features_folder):  # which runs may share
+                prepare(*arguments, **options)
+                write_json(marker, {"complete": True})
+
+        self._once(marker, make)
         return prepare(*arguments, **options)
 
     def _new_backbone(self, number: int, features: Features) -> Backbone:

@@ -71,11 +71,19 @@ def test_crops_read_from_audio_are_those_of_the_kept_features(tmp_path, rate):
 def test_features_and_labels_of_a_crop_are_of_the_same_place(calls, tmp_path):
     _, features, _ = make_crops(calls, tmp_path)
     numbers = [
-        (cut, np.arange(num_frames(features.length(cut)))[:, None]) for cut in features.cuts.tolist()
+        (cut, np.arange(num_frames(features.length(cut)))[:, None])
+        for cut in features.cuts.tolist()
     ]
     labels = write_labels(tmp_path / "numbered", numbers)
     crops = Crops(
-        load_manifest(calls), features, labels, MaskConfig(), features_config(), cuts=features.cuts, crop=12, seed=0
+        load_manifest(calls),
+        features,
+        labels,
+        MaskConfig(),
+        features_config(),
+        cuts=features.cuts,
+        crop=12,
+        seed=0,
     )
     seen: dict[int, set[int]] = {}
     for epoch in range(30):
@@ -96,7 +104,8 @@ def test_a_label_too_few_shortens_the_cut_and_two_are_an_error(calls, tmp_path):
 
     def shortened(by: int) -> Crops:
         rows = [
-            (cut, np.full((num_frames(features.length(cut)) - by, 1), cut)) for cut in features.cuts.tolist()
+            (cut, np.full((num_frames(features.length(cut)) - by, 1), cut))
+            for cut in features.cuts.tolist()
         ]
         labels = write_labels(tmp_path / f"short-{by}", rows)
         options = {"cuts": features.cuts, "crop": 100, "seed": 0}
@@ -146,7 +155,9 @@ def test_unreadable_files_are_left_out_with_file_line_and_reason(calls, tmp_path
 def test_too_many_unreadable_files_stop_and_are_named(calls, tmp_path):
     for number in (1, 2, 3, 4):
         (calls.parent / f"call-{number}.wav").write_bytes(b"")
-    with pytest.raises(TrainingError, match=r"4 of 6 cuts cannot be read.*line 2: .*call-1\.wav is empty"):
+    with pytest.raises(
+        TrainingError, match=r"4 of 6 cuts cannot be read.*line 2: .*call-1\.wav is empty"
+    ):
         prepare(calls, tmp_path / "features")
 
 
@@ -176,7 +187,8 @@ def test_stretches_of_audio_are_those_of_the_kept_features(calls, tmp_path, monk
     monkeypatch.setattr(corpus, "BLOCK_SECONDS", 0.31)
     manifest, backbone = load_manifest(calls), Backbone(BackboneConfig.preset("tiny"))
     kept, read = (
-        Stretches(manifest, prepare(calls, tmp_path / str(keep), keep=keep), backbone) for keep in (True, False)
+        Stretches(manifest, prepare(calls, tmp_path / str(keep), keep=keep), backbone)
+        for keep in (True, False)
     )
     for cut in range(3):
         ours, theirs = list(kept.of_cut(cut)), list(read.of_cut(cut))
@@ -228,6 +240,17 @@ def test_features_of_another_manifest_are_refused(calls, tmp_path):
     message = re.escape("was made from another manifest or with other feature settings")
     with pytest.raises(CheckpointError, match=message):
         prepare(other, tmp_path / "features")
+
+
+def test_features_of_another_manifest_are_refused_before_anything_is_added(
+    calls, tmp_path, monkeypatch
+):
+    manifest = load_manifest(calls)
+    prepare(manifest.select([0, 1]), tmp_path / "features")
+    monkeypatch.setattr(corpus, "PART_SECONDS", 5.0)
+    with pytest.raises(CheckpointError, match="another manifest"):
+        prepare(manifest, tmp_path / "features")
+    assert [path.name for path in (tmp_path / "features").iterdir()] == ["part-00000"]
 
 
 def test_more_data_hardly_changes_what_is_held_out(tmp_path):
