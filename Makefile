@@ -12,7 +12,7 @@ demo: $(BIN)/.installed  ## pretrain and probe a tiny backbone; CALLS=/path/to/r
 	$(BIN)/python -m examples.demo $(if $(CALLS),"$(CALLS)")
 
 test: $(BIN)/.installed  ## run every test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(BIN)/.installed  ## check style, layout and types
 	$(BIN)/ruff check .
