@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -150,3 +151,13 @@ def test_progress_is_silent_without_a_terminal(capsys):
 
 def test_an_empty_summary_prints_nothing():
     assert format_summary({}) == ""
+
+
+def test_messages_go_to_the_stderr_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", first)
+    log.setup()
+    first.close()
+    monkeypatch.setattr("sys.stderr", second)
+    log.get_logger("encoder").warning("still here")
+    assert "still here" in second.getvalue()

@@ -197,9 +197,9 @@ class Batches:
         except (RuntimeError, EOFError, ConnectionError) as error:
             if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
                 raise
-            what = str(error) or "A data worker ended"
+            died = "" if isinstance(error, RuntimeError) else "A DataLoader worker ended: "
             raise TrainingError(
-                f"{what}. Set workers=0 to see why, or fewer if memory ran out."
+                f"{died}{str(error) or 'nothing more came'}. Set workers=0 to see why, or fewer if memory ran out."
             ) from error
 
     def _loader(self, work: Iterable[_Work]) -> Iterator[Microbatch]:
