@@ -83,7 +83,7 @@ def _training(rounds: list[Path]) -> dict[str, Any]:
     """Sum up what training took: updates, hours heard, and minutes of stepping (pauses and evaluations left out)."""
     steps, seconds, heard = 0, 0.0, 0.0
     for folder in rounds:
-        before = 0.0
+        before, last = 0.0, 0
         for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             if "audio_hours" in row:

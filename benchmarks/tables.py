@@ -119,7 +119,8 @@ def sections() -> Iterable[str]:
             f"{real['hours']} hours in {real['cuts']} cuts, {real['training']['threads']} thread(s) of "
             f"{real['cpus']} cores, {real['training']['minutes']} minutes, "
             f"{real['training']['audio_hours']} hours heard in {real['training']['steps']} updates. "
-            "Accuracy in % on the test split with its 95 % interval; classifiers and layers chosen on dev."
+            "Accuracy in % on the test split with its 95 % interval; classifiers and layers chosen on dev. "
+            "`small.yaml` has a second round, on clusters of a layer, that this run was made without."
         )
         yield _table(probes(real))
         yield "Full context against the stream that was trained for (chunk, left, right in frames of 80 ms):"
