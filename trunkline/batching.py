@@ -203,6 +203,8 @@ class Batches:
             ) from error
 
     def _loader(self, work: Iterable[_Work]) -> Iterator[Microbatch]:
+        from multiprocessing import get_all_start_methods
+
         import torch
         from torch.utils.data import DataLoader
 
@@ -214,6 +216,8 @@ class Batches:
             num_workers=self.workers,
             timeout=self.timeout,
             worker_init_fn=_leave_process_group,
+            # Forked workers see that a killed trainer is gone; a fork server's would wait for ever.
+            multiprocessing_context="fork" if "fork" in get_all_start_methods() else None,
             generator=torch.Generator(),  # so that starting workers leaves the default generator alone
             pin_memory=torch.cuda.is_available(),
         )
