@@ -1,4 +1,4 @@
-"""Short pretraining runs that differ in one setting each, at the same amount of audio: why `small.yaml` is as it is.
+"""Short pretraining runs that differ in one setting each, at the same amount of audio, around `small.yaml`.
 
 Every run is the real recipe's first round on the train splits of the speech sets; held-out cuts tell the masked
 prediction loss. Runs with another number of clusters or labels have another scale of loss: look at their frozen

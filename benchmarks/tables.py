@@ -129,7 +129,7 @@ def sections() -> Iterable[str]:
         yield _table(curve(real))
     if sweep := _read("pretrain_sweep"):
         yield (
-            "## What chose the settings (`benchmarks/pretrain_sweep.py`)\n\n"
+            "## The settings around `small.yaml` (`benchmarks/pretrain_sweep.py`)\n\n"
             f"One round on {sweep['audio_seconds']:.0f} s of audio each, one setting changed at a time. Losses of runs "
             "with other clusters or labels have another scale; `dev accuracy` is a digit probe on an unseen speaker."
         )

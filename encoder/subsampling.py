@@ -29,8 +29,8 @@ def _halved(bins: int) -> int:
 class Subsampling(nn.Module):
     """Features (batch, features, mels) to frames (batch, frames, dim), scaled by sqrt(dim) as in the reference.
 
-    The convolutions keep channels last and the dense ones run as matrix products: on a CPU this trains twice as fast
-    as convolutions with channels first, where the subsampling is half the work of a small backbone.
+    The convolutions keep channels last and the dense ones run as matrix products: on a CPU this trains faster than
+    convolutions with channels first, where the subsampling is a large part of the work of a small backbone.
     """
 
     def __init__(self, num_mels: int, channels: int, dim: int) -> None:
@@ -52,7 +52,7 @@ class Subsampling(nn.Module):
         """Start with frames of variance 1 that vary with the input.
 
         PyTorch's defaults shrink the signal in each of the five convolutions while their biases stay, so that frames
-        are nearly constant: a backbone then needs ten times as many steps to leave its first plateau.
+        are nearly constant, and a backbone is slow to leave its first plateau.
         """
         for number, conv in enumerate(self.conv):
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None

@@ -156,7 +156,7 @@ class Reservoir:
 class KMeans:
     """Centroids (clusters, dim), and the nearest one of any vector.
 
-    faiss supplies both; its k-means is 6 to 30 times faster than others here once OpenMP waits passively.
+    faiss supplies both; where cores are shared it needs OpenMP to wait passively (see `trunkline/__init__.py`).
     """
 
     def __init__(self, centroids: np.ndarray) -> None:

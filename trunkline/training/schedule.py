@@ -45,5 +45,5 @@ def make_optimizer(task: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-    # Fused is three times as fast as the loop or foreach on a CPU (200 tensors: 6 ms against 20).
+    # Fused is the fastest of AdamW's implementations on a CPU too.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
