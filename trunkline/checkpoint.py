@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from trunkline.errors import CheckpointError, StorageError, TrunklineError
 
@@ -66,20 +66,34 @@ def _swap(temporary: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a small UTF-8 file by temporary sibling and rename."""
+@contextlib.contextmanager
+def write_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """Yield a UTF-8 text file that becomes `path`, by a rename, when the block ends without an error.
+
+    Raises:
+        StorageError: the disk refuses the write (full, read-only).
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
         fsync(temporary)
         temporary.replace(path)
+    except TrunklineError:
+        raise  # some are OSErrors, and say already what is wrong
     except OSError as error:
         raise StorageError(f"Cannot write {path}: {_reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # the error on its way out says why there may be nothing
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a small UTF-8 file by temporary sibling and rename."""
+    with write_file(path) as file:
+        file.write(text)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
