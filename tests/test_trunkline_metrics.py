@@ -14,6 +14,7 @@ from trunkline.metrics import (
     majority_accuracy,
     paired_difference,
     uar,
+    word_errors,
 )
 
 
@@ -130,3 +131,30 @@ def test_nothing_to_score_and_unequal_lengths_are_errors():
         paired_difference([1, 0], [1, 0, 1])
     with pytest.raises(UsageError, match="2 cuts but 1 groups"):
         interval([1, 0], ["anna"])
+
+
+def test_word_errors_count_each_kind_of_edit():
+    reference = ["một hai ba bốn", "một hai", "", "xin chào", "a b"]
+    answer = ["một ba ba bốn năm", "hai", "thừa ra", "xin chào", ""]
+    counts = word_errors(reference, answer)
+    assert counts.substitutions.tolist() == [1, 0, 0, 0, 0]
+    assert counts.deletions.tolist() == [0, 1, 0, 0, 2]
+    assert counts.insertions.tolist() == [1, 0, 2, 0, 0]
+    assert counts.words.tolist() == [4, 2, 0, 2, 2]
+    assert counts.wer == pytest.approx(7 / 10)
+    assert counts.at([0, 3]).wer == pytest.approx(2 / 6)
+
+
+def test_a_word_error_rate_is_weighed_by_words_and_lower_is_better():
+    rng = np.random.default_rng(4)
+    words = rng.integers(1, 30, size=300)
+    many, few = rng.binomial(words, 0.3), rng.binomial(words, 0.1)
+    calls = [f"call{index // 5}" for index in range(300)]
+    found = interval(many, calls, sizes=words, unit="call")
+    assert found.low < many.sum() / words.sum() < found.high
+    assert found.groups == 60
+    result = paired_difference(few, many, calls, sizes=words, higher_is_better=False)
+    assert result.verdict == "better"
+    assert result.difference == pytest.approx((few.sum() - many.sum()) / words.sum())
+    with pytest.raises(DataError, match="hold no words"):
+        interval([1, 0], sizes=[0, 0])

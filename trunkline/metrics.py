@@ -1,4 +1,4 @@
-"""Scores for classifiers, each with its doubt: intervals and paired tests over speakers or cuts.
+"""Scores for classifiers and recognisers, each with its doubt: intervals and paired tests.
 
 Cuts of one speaker are not independent, so whole groups are drawn with replacement (Bisani and
 Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004).
@@ -38,6 +38,52 @@ class Difference(NamedTuple):
     groups: int
 
 
+class WordErrors(NamedTuple):
+    """Edits that turn each hypothesis into its reference, and the reference's words; (cuts,) each."""
+
+    substitutions: np.ndarray
+    deletions: np.ndarray
+    insertions: np.ndarray
+    words: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """All edits of each cut, (cuts,)."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer(self) -> float:
+        """The word error rate: all edits over all words of the references."""
+        return float(self.errors.sum() / self.words.sum())
+
+    def at(self, rows: Sequence[int] | np.ndarray) -> WordErrors:
+        """Return the counts of some of the cuts."""
+        return WordErrors(*(counts[rows] for counts in self))
+
+
+def word_errors(reference: Sequence[str], answer: Sequence[str]) -> WordErrors:
+    """Return the fewest word edits of each cut (Levenshtein, by jiwer); words lie between spaces.
+
+    Nothing is normalised here: bring case, punctuation and NFC into line before.
+
+    Raises:
+        DataError: no cuts. UsageError: the sequences differ in length.
+    """
+    from jiwer import process_words
+
+    _paired(reference, answer)
+    alignments = process_words(list(reference), list(answer)).alignments
+    counts = np.zeros((4, len(reference)), dtype=np.int64)
+    row = {"substitute": 0, "delete": 1, "insert": 2}
+    for cut, chunks in enumerate(alignments):
+        for chunk in chunks:
+            words = chunk.ref_end_idx - chunk.ref_start_idx
+            if chunk.type != "equal":
+                counts[row[chunk.type], cut] += words or chunk.hyp_end_idx - chunk.hyp_start_idx
+            counts[3, cut] += words
+    return WordErrors(*counts)
+
+
 def accuracy(reference: Sequence[str], answer: Sequence[str]) -> float:
     """Return the share of equal answers; `DataError` when there are none to compare."""
     truth, found = _paired(reference, answer)
@@ -73,6 +119,7 @@ def interval(
     correct: Sequence[float] | np.ndarray,
     groups: Sequence[str | None] | None = None,
     *,
+    sizes: Sequence[float] | np.ndarray | None = None,
     seed: int = 0,
     unit: str = "speaker",
     resamples: int = 2000,
@@ -83,17 +130,20 @@ def interval(
         correct: one score per cut, such as 1 for a right answer and 0 for a wrong one.
         groups: the speaker (or call) of each cut; a cut whose group is None stands alone. With
             fewer than `MIN_GROUPS` groups cuts are drawn, and the result's `unit` is "cut".
+        sizes: what each cut counts, such as its reference words where `correct` holds its errors;
+            the interval is then that of sum(correct) / sum(sizes), as for a word error rate.
         unit: what `groups` names, for the result.
 
     Raises:
         DataError: no cuts. UsageError: `groups` has another length than `correct`.
     """
-    totals, sizes, unit = _group_sums(_scores(correct), groups, unit)
-    if np.ptp(totals / sizes) == 0:
-        return _interval_without_variation(float(totals[0] / sizes[0]), unit, len(sizes))
-    means = _bootstrap(totals, sizes, seed, resamples)
+    totals, weight, unit = _group_sums(_scores(correct), groups, unit, sizes)
+    means = totals / np.maximum(weight, 1e-9)
+    if np.ptp(means) == 0:
+        return _interval_without_variation(float(means[0]), unit, len(weight))
+    means = _bootstrap(totals, weight, seed, resamples)
     low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
-    return Interval(float(low), float(high), unit, len(sizes))
+    return Interval(float(low), float(high), unit, len(weight))
 
 
 def paired_difference(
@@ -101,6 +151,8 @@ def paired_difference(
     correct_b: Sequence[float] | np.ndarray,
     groups: Sequence[str | None] | None = None,
     *,
+    sizes: Sequence[float] | np.ndarray | None = None,
+    higher_is_better: bool = True,
     seed: int = 0,
     unit: str = "speaker",
     resamples: int = 2000,
@@ -110,6 +162,7 @@ def paired_difference(
     The interval is the group bootstrap of `interval`. p comes from flipping the sign of whole
     groups' differences, which keeps its level with few groups or few disagreements, where the
     bootstrap is too eager. "better" and "worse" need both: p < 0.05 and an interval without 0.
+    For word error rates give errors, the references' words as `sizes`, and say that higher is not better.
 
     Raises:
         DataError: no cuts. UsageError: the sequences differ in length.
@@ -117,14 +170,14 @@ def paired_difference(
     a, b = _scores(correct_a), _scores(correct_b)
     if len(a) != len(b):
         raise UsageError(f"A paired comparison needs the same cuts: {len(a)} against {len(b)}.")
-    totals, sizes, unit = _group_sums(a - b, groups, unit)
-    low, high = np.quantile(_bootstrap(totals, sizes, seed, resamples), [ALPHA / 2, 1 - ALPHA / 2])
+    totals, weight, unit = _group_sums(a - b, groups, unit, sizes)
+    low, high = np.quantile(_bootstrap(totals, weight, seed, resamples), [ALPHA / 2, 1 - ALPHA / 2])
     p = _sign_flip_p(totals, seed, 5 * resamples)
-    difference = float(totals.sum() / sizes.sum())
+    difference = float(totals.sum() / weight.sum())
     verdict = "not distinguishable"
     if p < ALPHA and (low > 0 or high < 0):
-        verdict = "better" if difference > 0 else "worse"
-    return Difference(difference, float(low), float(high), p, verdict, unit, len(sizes))
+        verdict = "better" if (difference > 0) == higher_is_better else "worse"
+    return Difference(difference, float(low), float(high), p, verdict, unit, len(weight))
 
 
 def _paired(reference: Sequence[str], answer: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -143,16 +196,24 @@ def _scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _group_sums(
-    scores: np.ndarray, groups: Sequence[str | None] | None, unit: str
+    scores: np.ndarray,
+    groups: Sequence[str | None] | None,
+    unit: str,
+    sizes: Sequence[float] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Return each group's sum and size, and what a group is."""
+    weight = np.ones(len(scores)) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if len(weight) != len(scores):
+        raise UsageError(f"There are {len(scores)} cuts but {len(weight)} sizes.")
+    if not weight.sum() > 0:
+        raise DataError("There is nothing to score: the references hold no words.")
     if groups is not None and len(groups) != len(scores):
         raise UsageError(f"There are {len(scores)} cuts but {len(groups)} groups.")
     if groups is None or len({name for name in groups if name is not None}) < MIN_GROUPS:
-        return scores, np.ones(len(scores)), "cut"
+        return scores, weight, "cut"
     names = [f"#{index}" if name is None else f"={name}" for index, name in enumerate(groups)]
     _, members = np.unique(names, return_inverse=True)
-    return np.bincount(members, weights=scores), np.bincount(members).astype(np.float64), unit
+    return np.bincount(members, weights=scores), np.bincount(members, weights=weight), unit
 
 
 def _bootstrap(totals: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
@@ -161,7 +222,7 @@ def _bootstrap(totals: np.ndarray, sizes: np.ndarray, seed: int, resamples: int)
     means = np.empty(resamples)
     for index in range(resamples):
         drawn = rng.integers(len(totals), size=len(totals))
-        means[index] = totals[drawn].sum() / sizes[drawn].sum()
+        means[index] = totals[drawn].sum() / max(sizes[drawn].sum(), 1e-9)
     return means
 
 
