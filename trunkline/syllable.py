@@ -159,8 +159,13 @@ def normalise(text: str) -> str:
 
     NFC also mends the orders in which Windows-1258 and some keyboards write marks (ê + dot below).
     """
+    return unicodedata.normalize("NFC", mend(text).lower())
+
+
+def mend(text: str) -> str:
+    """Return `text` as `normalise` does, but in its own case."""
     text = unicodedata.normalize("NFC", text).translate(_LOOKALIKES)
-    return unicodedata.normalize("NFC", text.lower())
+    return unicodedata.normalize("NFC", text)
 
 
 def tokens(text: str) -> list[str]:
