@@ -193,6 +193,36 @@ def split_tone(token: str) -> tuple[str, str] | None:
     return "".join(letters), tone
 
 
+def place_tone(letters: str, tone: str, *, old: bool = True) -> str:
+    """Return the letters of one syllable with the mark of `tone` (f s r x j, or "") on the right vowel.
+
+    The mark stands on ă â ê ô ơ ư where there is one (on the last), else on the last vowel before a coda consonant,
+    else on the last but one; open oa, oe, uy take it on the first vowel (`old`: hòa, thủy) or the second (hoà, thuỷ).
+    """
+    if not tone:
+        return letters
+    onset = next((x for x in _ONSETS if letters.startswith(x)), "")
+    if onset == "gi" and (len(letters) == 2 or letters[2] not in VOWELS or letters[2] == "ê"):
+        onset = "g"  # gì, gìn, giếng: the i is (part of) the nucleus
+    vowels = [i for i in range(len(onset), len(letters)) if letters[i] in VOWELS]
+    if not vowels:
+        return letters
+    marked = [i for i in vowels if letters[i] in "ăâêôơ"] or [
+        i for i in vowels if letters[i] == "ư"
+    ]
+    if marked:
+        at = marked[-1]
+    elif len(vowels) == 1 or vowels[-1] < len(letters) - 1:
+        at = vowels[-1]
+    elif letters[vowels[-2] :] in ("oa", "oe", "uy") and len(vowels) == 2:
+        at = vowels[0 if old else 1]
+    else:
+        at = vowels[-2]
+    return (
+        letters[:at] + unicodedata.normalize("NFC", letters[at] + MARKS[tone]) + letters[at + 1 :]
+    )
+
+
 @lru_cache(maxsize=65536)
 def parse(token: str, *, strict_spelling: bool = False) -> Syllable | None:
     """Return the syllable that `token` spells, or None when it is not one Vietnamese syllable.
