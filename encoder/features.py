@@ -76,14 +76,25 @@ def mel_filters(config: FeatureConfig) -> Tensor:
     In float32 and in this order, as the reference computes them: the lowest filters have weights near zero, whose
     logarithm would otherwise differ by more than 1e-2.
     """
-    mel_low, mel_high = _mel(config.low_hz), _mel(config.upper_hz)
-    step = (mel_high - mel_low) / (config.num_mels + 1)
+    mel_low, step = _mel_scale(config)
     number = torch.arange(config.num_mels)
     left, centre, right = (mel_low + (number + shift) * step for shift in (0.0, 1.0, 2.0))
     hertz = (config.sample_rate / config.fft_size) * torch.arange(config.fft_size // 2)
     mel = (1127.0 * (1.0 + hertz / 700.0).log())[:, None]
     rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
     return torch.minimum(rising, falling).clamp_min(0.0)
+
+
+def mel_centres(config: FeatureConfig) -> Tensor:
+    """Return the centres of the filters in mel, (num_mels,), evenly spaced."""
+    mel_low, step = _mel_scale(config)
+    return mel_low + torch.arange(1, config.num_mels + 1) * step
+
+
+def _mel_scale(config: FeatureConfig) -> tuple[float, float]:
+    """Return the lower edge of the first filter, and the distance of two centres."""
+    mel_low = _mel(config.low_hz)
+    return mel_low, (_mel(config.upper_hz) - mel_low) / (config.num_mels + 1)
 
 
 def _mel(hertz: float) -> float:

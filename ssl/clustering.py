@@ -16,7 +16,8 @@ from encoder import Backbone, Context
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
 from encoder.subsampling import num_frames
 from ssl.best_rq import BestRqConfig, RandomQuantiser
-from ssl.corpus import Features, Labels, check_share, cut_features, fault
+from ssl.corpus import Features, Labels, check_share, cut_audio, cut_features, fault
+from ssl.correlogram import correlogram_blocks
 from ssl.targets import (
     ClusterHealth,
     KMeans,
@@ -25,6 +26,7 @@ from ssl.targets import (
     cluster_health,
     feature_vectors,
     frame_labels,
+    pitch_labels,
 )
 from trunkline.errors import ConfigError, DataError, StorageError
 from trunkline.log import get_logger, progress
@@ -59,10 +61,19 @@ class Stretches:
         Raises:
             TrainingError: more cuts than `max_bad_fraction` cannot be read.
         """
+        yield from self._guarded(cut, self._read(cut))
+
+    def pitch_of_cut(self, cut: int) -> Iterator[np.ndarray]:
+        """Yield the correlogram (features, lags) of a cut in blocks; none of a lost cut. Raises as `of_cut`."""
+        config = self.backbone.config.features
+        blocks = cut_audio(self.manifest[cut], config.sample_rate)
+        yield from self._guarded(cut, correlogram_blocks(blocks, config))
+
+    def _guarded(self, cut: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         if cut in self.lost:
             return
         try:
-            yield from self._read(cut)
+            yield from blocks
         except (DataError, StorageError) as error:
             logger.warning("Left out %s: %s", self.manifest[cut].id, error)
             self.lost[cut] = fault(self.manifest[cut], error)
@@ -93,7 +104,7 @@ class Stretches:
 
 
 def cluster_mfcc(stretches: Stretches, config: TargetConfig, folder: Path, seed: int) -> Labels:
-    """Cluster MFCC and label every frame with `config.labels_per_frame` clusters."""
+    """Cluster MFCC and label every frame with `config.labels_per_frame` clusters, and pitch if it is wanted."""
     reservoir = Reservoir(config.sample_rows, seed)
     cuts = stretches.features.cuts
     for cut in _shown(_spread(cuts, seed), "sampling MFCC"):
@@ -107,8 +118,46 @@ def cluster_mfcc(stretches: Stretches, config: TargetConfig, folder: Path, seed:
         return frame_labels(kmeans.assign(feature_vectors(block, config)), config)
 
     source = {"kind": "mfcc", **asdict(config), "seed": seed}
-    codebook = Codebook(kmeans.centroids, config.clusters, slots, source)
-    return _write(stretches, folder, _labelled(stretches, label, slots), codebook)
+    labels, vectors = _labelled(stretches, label, slots), kmeans.centroids
+    if config.pitch_labels:
+        pitch = _cluster_pitch(stretches, config, seed)
+        labels = _with_pitch(stretches, labels, pitch, config)
+        vectors, slots = np.hstack([vectors, pitch.centroids]), slots + config.pitch_labels
+    return _write(stretches, folder, labels, Codebook(vectors, config.clusters, slots, source))
+
+
+def _cluster_pitch(stretches: Stretches, config: TargetConfig, seed: int) -> KMeans:
+    reservoir = Reservoir(config.sample_rows, seed)
+    for cut in _shown(_enough(stretches, config.sample_rows * 3, seed), "sampling pitch"):
+        for block in stretches.pitch_of_cut(cut):
+            reservoir.add(block)
+    return KMeans.fit(reservoir.result(), config.clusters, seed)
+
+
+def _with_pitch(
+    stretches: Stretches,
+    labels: Iterator[tuple[int, np.ndarray]],
+    kmeans: KMeans,
+    config: TargetConfig,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Put the pitch labels of every cut beside its others: (cut, (frames, slots + pitch labels))."""
+    for cut, rows in labels:
+        clusters = [kmeans.assign(block) for block in stretches.pitch_of_cut(cut)]
+        if cut not in stretches.lost:
+            found = pitch_labels(np.concatenate(clusters), config)
+            if len(found) != len(rows):
+                raise DataError(
+                    f"{stretches.manifest[cut].audio_filepath} has changed since its features were computed; remove "
+                    f"{stretches.features.folder} to compute them again."
+                )
+            yield cut, np.hstack([rows, found])
+
+
+def _enough(stretches: Stretches, features: int, seed: int) -> list[int]:
+    """Return cuts in random order until they hold so many features."""
+    spread = _spread(stretches.features.cuts, seed)
+    total = np.cumsum([stretches.features.length(cut) for cut in spread])
+    return spread[: int(np.searchsorted(total, features)) + 1]
 
 
 def quantise_randomly(
@@ -127,9 +176,20 @@ def quantise_randomly(
 
 
 def cluster_layer(
-    stretches: Stretches, layer: int, clusters: int, sample_rows: int, folder: Path, seed: int
+    stretches: Stretches,
+    layer: int,
+    clusters: int,
+    sample_rows: int,
+    folder: Path,
+    seed: int,
+    *,
+    pitch: tuple[Labels, int] | None = None,
 ) -> Labels:
     """Cluster the frames of one encoder layer, one label a frame.
+
+    Args:
+        pitch: labels of the first round, and how many of their slots (the last ones) are pitch; these are kept, since
+            layers that tell sounds apart lose it.
 
     Raises:
         ConfigError: the backbone has no such layer.
@@ -143,10 +203,8 @@ def cluster_layer(
     order = cuts[
         np.argsort([stretches.features.length(cut) for cut in cuts], kind="stable")
     ].tolist()
-    spread = _spread(cuts, seed)
     # Enough cuts to fill the sample three times; the whole corpus need not be encoded twice.
-    total = np.cumsum([num_frames(stretches.features.length(cut)) for cut in spread])
-    sampled = spread[: int(np.searchsorted(total, 3 * sample_rows)) + 1]
+    sampled = _enough(stretches, 3 * sample_rows * SUBSAMPLING, seed)
     for _, frames in _encoded(stretches, sampled, layer, f"sampling layer {layer}"):
         reservoir.add(frames)
     kmeans = KMeans.fit(reservoir.result(), clusters, seed)
@@ -160,12 +218,22 @@ def cluster_layer(
         "backbone": stretches.backbone.fingerprint,
         "seed": seed,
     }
+    slots = 1
+    if pitch is not None:
+        first, slots = pitch[0], 1 + pitch[1]
+        clusters, source["pitch_labels"] = max(clusters, first.clusters), pitch[1]
+        for cut, rows in found.items():
+            if cut not in stretches.lost:
+                found[cut] = np.hstack([rows, first.rows(cut, 0, len(rows))[:, -pitch[1] :]])
     labels = ((cut, found[cut]) for cut in cuts.tolist() if cut not in stretches.lost)
-    return _write(stretches, folder, labels, Codebook(kmeans.centroids, clusters, 1, source))
+    return _write(stretches, folder, labels, Codebook(kmeans.centroids, clusters, slots, source))
 
 
 class Codebook(NamedTuple):
-    """What made labels: vectors (clusters, dim), how many there are, labels a frame, and how they were found."""
+    """What made labels: vectors (clusters, dim), how many there are, labels a frame, and how they were found.
+
+    With pitch, a row is a centroid of MFCC followed by one of correlograms.
+    """
 
     vectors: np.ndarray
     clusters: int

@@ -27,6 +27,18 @@ PART_SECONDS = 36_000.0
 BLOCK_SECONDS = 300.0
 
 
+def cut_audio(cut: Cut, sample_rate: int) -> Iterator[np.ndarray]:
+    """Yield the samples of a cut at a rate in blocks of five minutes at most. Raises as `cut_features`."""
+    return audio.blocks(
+        cut.audio_filepath,
+        channel=cut.channel,
+        start=cut.start or 0.0,
+        end=cut.end,
+        sample_rate=sample_rate,
+        block_seconds=BLOCK_SECONDS,
+    )
+
+
 def cut_features(cut: Cut, log_mel: LogMel) -> Iterator[np.ndarray]:
     """Yield the log-mel features (features, mels) of a cut in blocks of five minutes at most.
 
@@ -34,16 +46,7 @@ def cut_features(cut: Cut, log_mel: LogMel) -> Iterator[np.ndarray]:
         DataError, StorageError: the audio cannot be read.
     """
     state = init_features(1)
-    rate = log_mel.config.sample_rate
-    blocks = audio.blocks(
-        cut.audio_filepath,
-        channel=cut.channel,
-        start=cut.start or 0.0,
-        end=cut.end,
-        sample_rate=rate,
-        block_seconds=BLOCK_SECONDS,
-    )
-    for block in blocks:
+    for block in cut_audio(cut, log_mel.config.sample_rate):
         features, state = step_features(log_mel, torch.from_numpy(block)[None], state)
         yield features[0].numpy()
 

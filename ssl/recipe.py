@@ -224,8 +224,15 @@ class Recipe:
             iteration = config.iterations[number]
             layer = iteration.layer or (teacher.num_layers + 1) // 2
             stretches = self._stretches(features, teacher)
+            pitch = config.targets.pitch_labels
             cluster_layer(
-                stretches, layer, iteration.clusters, config.targets.sample_rows, folder, seed
+                stretches,
+                layer,
+                iteration.clusters,
+                config.targets.sample_rows,
+                folder,
+                seed,
+                pitch=(Labels(self._folder(0) / "targets"), pitch) if pitch else None,
             )
 
         self._once(folder, make)

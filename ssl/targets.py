@@ -38,12 +38,19 @@ class TargetConfig:
     """One label is that of the 10 ms in the middle of its stretch, or of the mean over the stretch."""
     sample_rows: int = 100_000
     """Vectors kept for k-means, drawn evenly from everything seen."""
+    pitch_labels: int = 0
+    """0, or 1, 2, 4 or 8 labels a frame more, of pitch and voicing (see `ssl.correlogram`)."""
 
     def __post_init__(self) -> None:
-        if self.labels_per_frame not in (1, 2, 4, 8):
-            raise ConfigError(
-                f"targets.labels_per_frame={self.labels_per_frame}: choose 1, 2, 4 or 8."
-            )
+        for name, allowed in (
+            ("labels_per_frame", (1, 2, 4, 8)),
+            ("pitch_labels", (0, 1, 2, 4, 8)),
+        ):
+            if getattr(self, name) not in allowed:
+                *others, last = allowed
+                raise ConfigError(
+                    f"targets.{name}={getattr(self, name)}: choose {', '.join(map(str, others))} or {last}."
+                )
         if not 2 <= self.clusters <= 65_535:
             raise ConfigError(f"targets.clusters={self.clusters} must be between 2 and 65535.")
         if self.sample_rows < self.clusters:
@@ -115,9 +122,14 @@ def feature_vectors(log_mel: np.ndarray, config: TargetConfig) -> np.ndarray:
 
 def frame_labels(clusters: np.ndarray, config: TargetConfig) -> np.ndarray:
     """Pick the labels of frames (frames, labels) from the clusters of `feature_vectors` (features,)."""
-    stretch = SUBSAMPLING // config.labels_per_frame
-    shift = stretch // 2 if config.pooling == "decimate" else 0
+    shift = SUBSAMPLING // config.labels_per_frame // 2 if config.pooling == "decimate" else 0
     return clusters[label_positions(num_frames(len(clusters)), config.labels_per_frame) + shift]
+
+
+def pitch_labels(clusters: np.ndarray, config: TargetConfig) -> np.ndarray:
+    """Pick the pitch labels of frames (frames, labels) from the clusters of a cut's correlogram (features,)."""
+    shift = SUBSAMPLING // config.pitch_labels // 2
+    return clusters[label_positions(num_frames(len(clusters)), config.pitch_labels) + shift]
 
 
 class Reservoir:
