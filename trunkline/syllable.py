@@ -39,9 +39,10 @@ _LOOKALIKES = str.maketrans(
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|\s+|.", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
-_ONSETS = (
-    "ngh ng nh gh gi kh ph qu th tr ch b c d đ g h k l m n p r s t v x".split()  # the longest first
-)
+# The longest first.
+_ONSET = re.compile("ngh|ng|nh|gh|gi|kh|ph|qu|th|tr|ch|[bcdđghklmnprstvx]|")
+# Onset, vowels, consonants; the i of gì, gìn, giếng counts as a vowel, so does no u after q.
+_SPELLED = re.compile(rf"(qu|gi(?=[{VOWELS}])(?!ê)|[^{VOWELS}]*)([{VOWELS}]*)(.*)")
 _PHONOLOGICAL_ONSET = {"c": "k", "qu": "k", "gh": "g", "ngh": "ng"}
 _CODAS = ("ng", "nh", "ch", "kk", "m", "n", "p", "t", "c", "k")
 _STOPS = ("p", "t", "c", "ch", "k")
@@ -130,7 +131,7 @@ def _after_qu() -> dict[str, _Rime]:
         if (not rime.glide and not spelled.startswith(excluded))
         or spelled.startswith(("oa", "oă", "oe"))
     }
-    for spelled in "y ya yt ych ynh yn yp yu yên yêt yêu".split():
+    for spelled in ("y", "ya", "yt", "ych", "ynh", "yn", "yp", "yu", "yên", "yêt", "yêu"):
         # qu + yên is written like the rime uyên; yêu has no such fellow.
         found[spelled] = RIMES.get("u" + spelled) or RIMES[spelled]._replace(glide="w")
     return found
@@ -199,28 +200,25 @@ def place_tone(letters: str, tone: str, *, old: bool = True) -> str:
     The mark stands on ă â ê ô ơ ư where there is one (on the last), else on the last vowel before a coda consonant,
     else on the last but one; open oa, oe, uy take it on the first vowel (`old`: hòa, thủy) or the second (hoà, thuỷ).
     """
-    if not tone:
+    onset, vowels, after = _SPELLED.findall(letters)[0]
+    if not tone or not vowels:
         return letters
-    onset = next((x for x in _ONSETS if letters.startswith(x)), "")
-    if onset == "gi" and (len(letters) == 2 or letters[2] not in VOWELS or letters[2] == "ê"):
-        onset = "g"  # gì, gìn, giếng: the i is (part of) the nucleus
-    vowels = [i for i in range(len(onset), len(letters)) if letters[i] in VOWELS]
-    if not vowels:
-        return letters
-    marked = [i for i in vowels if letters[i] in "ăâêôơ"] or [
-        i for i in vowels if letters[i] == "ư"
-    ]
-    if marked:
-        at = marked[-1]
-    elif len(vowels) == 1 or vowels[-1] < len(letters) - 1:
-        at = vowels[-1]
-    elif letters[vowels[-2] :] in ("oa", "oe", "uy") and len(vowels) == 2:
-        at = vowels[0 if old else 1]
-    else:
-        at = vowels[-2]
+    at = len(onset) + _bearer(vowels, closed=bool(after), old=old)
     return (
         letters[:at] + unicodedata.normalize("NFC", letters[at] + MARKS[tone]) + letters[at + 1 :]
     )
+
+
+def _bearer(vowels: str, *, closed: bool, old: bool) -> int:
+    """Return which of the vowels bears the mark; `closed` tells that a consonant follows."""
+    marked = [place for place, letter in enumerate(vowels) if letter in "ăâêôơư"]
+    if marked:
+        return marked[-1]
+    if closed:
+        return len(vowels) - 1
+    if vowels in ("oa", "oe", "uy"):
+        return 0 if old else 1
+    return max(0, len(vowels) - 2)
 
 
 @lru_cache(maxsize=65536)
@@ -235,7 +233,7 @@ def parse(token: str, *, strict_spelling: bool = False) -> Syllable | None:
     if split is None:
         return None
     letters, tone = split
-    onset = next((x for x in _ONSETS if letters.startswith(x)), "")
+    onset = _ONSET.findall(letters)[0]
     rest = letters[len(onset) :]
     rime = _RIMES_AFTER.get(onset, RIMES).get(rest)
     if rime is None or (strict_spelling and not _is_standard(onset, rest)):

@@ -1,0 +1,151 @@
+"""How alike Vietnamese syllables, words and phrases sound: distances in [0, 1], one by one and over whole lists.
+
+`python -m rescoring.phonetics "bánh" "bàn"` shows the parts of one comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from rescoring.alignment import edit_distances, string_distances
+from rescoring.costs import (
+    Costs,
+    default_costs,
+    head_number,
+    matrices_of,
+    rime_number,
+)
+from rescoring.telex import to_telex
+from trunkline.syllable import parse, words
+
+FOREIGN_FLOOR = 0.10
+"""Unequal tokens are never nearer than a merger, even when one is spelled like the other's Telex (see, sê)."""
+
+MAX_CELLS = 1 << 22
+"""Cells of substitution costs held at once when every sentence is compared with every other one."""
+
+
+def phonetic_distance(a: str, b: str, dialect: str | Costs = "any") -> float:
+    """Return how unlike two texts sound, in [0, 1]: 0 for the same sounds, 1 for nothing in common.
+
+    For two syllables it is the weighted cost of their unequal parts; for longer texts the edit distance over
+    `words`, with insertion and deletion 1, divided by the longer one's number of words. A word that is no
+    Vietnamese syllable costs 0 to itself, else the edit distance of the Telex spellings over the longer one's
+    length. `dialect` is "any" (what merges somewhere is near), "north", "centre", "south", or `Costs` of your own.
+    """
+    return sentence_distance(words(a), words(b), dialect)
+
+
+def phonetic_similarity(a: str, b: str, dialect: str | Costs = "any") -> float:
+    """Return 1 - `phonetic_distance`."""
+    return 1.0 - phonetic_distance(a, b, dialect)
+
+
+def sentence_distance(
+    tokens_a: Sequence[str], tokens_b: Sequence[str], dialect: str | Costs = "any"
+) -> float:
+    """Return `phonetic_distance` of two lists of tokens."""
+    return float(sentence_distances(tokens_a, [tokens_b], dialect)[0])
+
+
+def sentence_distances(
+    pivot: Sequence[str], sentences: Sequence[Sequence[str]], dialect: str | Costs = "any"
+) -> np.ndarray:
+    """Return the distance of every sentence from `pivot`, float32 of shape (sentences,)."""
+    numbered = _number([pivot, *sentences], dialect)
+    others = np.arange(1, len(sentences) + 1)
+    return _distances(numbered, np.zeros_like(others), others)
+
+
+def pairwise_distances(
+    sentences: Sequence[Sequence[str]], dialect: str | Costs = "any"
+) -> np.ndarray:
+    """Return the distance of every sentence from every other one, float32 (sentences, sentences), symmetric."""
+    count = len(sentences)
+    result = np.zeros((count, count), dtype=np.float32)
+    numbered = _number(sentences, dialect)
+    left, right = np.triu_indices(count, k=1)
+    step = max(1, MAX_CELLS // max(1, numbered.ids.shape[1] ** 2))
+    for start in range(0, len(left), step):
+        a, b = left[start : start + step], right[start : start + step]
+        result[a, b] = result[b, a] = _distances(numbered, a, b)
+    return result
+
+
+def distance_matrix(
+    tokens_a: Sequence[str], tokens_b: Sequence[str], dialect: str | Costs = "any"
+) -> np.ndarray:
+    """Return the distance of every token of a list from every token of another, float32 (a, b).
+
+    Tokens are normalised words, as `trunkline.syllable.words` gives them.
+    """
+    costs = default_costs(dialect) if isinstance(dialect, str) else dialect
+    matrices = matrices_of(costs)
+    a, b = _describe_all(tokens_a), _describe_all(tokens_b)
+    result = matrices.head[a.heads[:, None], b.heads] + matrices.rime[a.rimes[:, None], b.rimes]
+    if a.foreign.any() or b.foreign.any():
+        rows, columns = np.nonzero(a.foreign[:, None] | b.foreign)
+        result[rows, columns] = _foreign_distances(
+            [tokens_a[row] for row in rows.tolist()],
+            [tokens_b[column] for column in columns.tolist()],
+        )
+    return result
+
+
+class _Tokens(NamedTuple):
+    heads: np.ndarray  # rows of the cost matrices; 0 for foreign tokens
+    rimes: np.ndarray
+    foreign: np.ndarray  # bool
+
+
+class _Numbered(NamedTuple):
+    """Sentences as rows of token numbers, padded with 0, and what a token costs for another."""
+
+    ids: np.ndarray  # (sentences, longest)
+    lengths: np.ndarray  # (sentences,)
+    costs: np.ndarray  # (vocabulary, vocabulary)
+
+
+@lru_cache(maxsize=65536)
+def _describe(token: str) -> tuple[int, int, bool]:
+    syllable = parse(token)
+    if syllable is None:
+        return 0, 0, True
+    return head_number(syllable), rime_number(syllable), False
+
+
+def _describe_all(tokens: Sequence[str]) -> _Tokens:
+    described = np.array([_describe(token) for token in tokens], dtype=np.intp).reshape(-1, 3)
+    return _Tokens(described[:, 0], described[:, 1], described[:, 2].astype(bool))
+
+
+def _foreign_distances(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+    """Return the distances of pairs in which at least one token is no syllable."""
+    distances = np.maximum(
+        string_distances([*map(to_telex, a)], [*map(to_telex, b)]), FOREIGN_FLOOR
+    )
+    return np.where([x == y for x, y in zip(a, b, strict=True)], np.float32(0), distances)
+
+
+def _number(sentences: Sequence[Sequence[str]], dialect: str | Costs) -> _Numbered:
+    numbers: dict[str, int] = {}
+    lengths = np.array([len(sentence) for sentence in sentences], dtype=np.intp)
+    ids = np.zeros((len(sentences), max(lengths, default=0)), dtype=np.intp)
+    for row, sentence in zip(ids, sentences, strict=True):
+        row[: len(sentence)] = [numbers.setdefault(token, len(numbers)) for token in sentence]
+    vocabulary = list(numbers)
+    return _Numbered(ids, lengths, distance_matrix(vocabulary, vocabulary, dialect))
+
+
+def _distances(numbered: _Numbered, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the length-normalised distances of pairs of sentences, given by their rows."""
+    lengths = numbered.lengths[left], numbered.lengths[right]
+    longest = np.maximum(*lengths)
+    if not longest.any():
+        return np.zeros(len(left), dtype=np.float32)
+    substitution = numbered.costs[numbered.ids[left, :, None], numbered.ids[right, None, :]]
+    return edit_distances(substitution, *lengths) / np.maximum(longest, 1).astype(np.float32)
