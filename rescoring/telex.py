@@ -67,10 +67,10 @@ def _decode(token: str, style: Style) -> str:
         return token
     tone = token[-1] if token[-1] in MARKS else ""
     for body, key in ((token[: -len(tone)], tone), (token, "")) if tone else ((token, ""),):
-        decoded = place_tone(
-            _KEYS.sub(lambda match: _LETTERS[match[0]], body), key, old=style == "old"
-        )
-        if parse(decoded) or len(decoded) == 1:
+        letters = _KEYS.sub(lambda match: _LETTERS[match[0]], body)
+        decoded = place_tone(letters, key, old=style == "old")
+        # ă, â and đ alone are no syllables, but letters that are spoken of.
+        if parse(decoded) or (len(decoded) == 1 and _encode(decoded) == token):
             return decoded
     return token
 
