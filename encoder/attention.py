@@ -7,15 +7,19 @@ and each block sees only the keys its context allows, so memory grows with the l
 from __future__ import annotations
 
 import math
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.config import Context
-from encoder.masks import attention_mask, visible_range
+from encoder.masks import Window, attention_mask, chunk_windows, visible_range
 
 QUERY_BLOCK = 512
+SCORES = 1 << 18
+"""Scores of all heads that are computed at once where no gradient is needed: 1 MB, so that they stay in the cache."""
 
 
 def relative_positions(first: int, last: int, dim: int, like: Tensor) -> Tensor:
@@ -40,14 +44,24 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
     Returns:
         (batch, heads, queries, keys), a view.
     """
-    batch, heads, queries, width = scores.shape
-    scores = scores.contiguous()
+    batch, heads, queries, _ = scores.shape
     stride_b, stride_h, stride_q, stride_w = scores.stride()
     return scores.as_strided(
         (batch, heads, queries, keys),
         (stride_b, stride_h, stride_q - stride_w, stride_w),
-        scores.storage_offset() + queries - 1,
+        scores.storage_offset() + (queries - 1) * stride_w,
     )
+
+
+class Positions(NamedTuple):
+    """``W_pos PE(r) / sqrt(head dim)`` for r = top, top - 1, ...: `table` (heads, offsets, head dim)."""
+
+    top: int
+    table: Tensor
+
+    def between(self, highest: int, lowest: int) -> Tensor:
+        """Return (heads, head dim, offsets) for the offsets from `highest` down to `lowest`."""
+        return self.table[:, self.top - highest : self.top - lowest + 1].transpose(1, 2)
 
 
 class RelativeAttention(nn.Module):
@@ -64,6 +78,7 @@ class RelativeAttention(nn.Module):
         self.linear_pos = nn.Linear(dim, dim, bias=False)
         self.pos_bias_u = nn.Parameter(torch.zeros(heads, dim // heads))
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, dim // heads))
+        self._memo: tuple[object, Positions] | None = None
 
     def forward(self, frames: Tensor, valid: Tensor, context: Context) -> Tensor:
         """Attend.
@@ -78,47 +93,130 @@ class RelativeAttention(nn.Module):
         """
         total = frames.shape[1]
         query, key, value = (
-            linear(frames).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for linear in (self.linear_q, self.linear_k, self.linear_v)
+            self._heads(linear(frames)) for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
+        block = min(QUERY_BLOCK, total)
+        top = bottom = total - 1
+        if not context.is_full:
+            top = min(top, block + context.chunk + context.left)
+            bottom = min(bottom, block + context.chunk + context.right)
+        positions = self._positions(top, -bottom, frames)
         outputs = []
-        for first in range(0, total, QUERY_BLOCK):
-            last = min(first + QUERY_BLOCK, total)
+        for first in range(0, total, block):
+            last = min(first + block, total)
             low, high = visible_range(first, last, total, context)
-            bias = self._bias(
-                query[:, :, first:last], valid[:, low:high], first, low, high, context
+            visible = valid[:, None, None, low:high]
+            mask = attention_mask(
+                torch.arange(first, last, device=frames.device),
+                torch.arange(low, high, device=frames.device),
+                context,
             )
+            visible = visible if mask is None else visible & mask
+            keys, values = key[:, :, low:high], value[:, :, low:high]
             outputs.append(
-                functional.scaled_dot_product_attention(
-                    query[:, :, first:last] + self.pos_bias_u[:, None],
-                    key[:, :, low:high],
-                    value[:, :, low:high],
-                    attn_mask=bias,
-                    dropout_p=self.dropout if self.training else 0.0,
-                )
+                self._attend(query[:, :, first:last], keys, values, positions, first - low, visible)
             )
         attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         return self.linear_out(attended.transpose(1, 2).flatten(2))
 
-    def _bias(
-        self, query: Tensor, valid: Tensor, first: int, low: int, high: int, context: Context
+    @torch.no_grad()
+    def positions(self, longest: int, context: Context) -> Positions:
+        """Return the position table of `attend_known` for streams of at most `longest` frames.
+
+        For a limited context it is kept until the weights change: a stream needs the same one in every step.
+        """
+        if context.is_full:
+            return self._positions(longest - 1, 1 - longest, self.pos_bias_u)
+        # Weights that are the same objects and were not written to since.
+        weights = tuple(chain(self.linear_pos.parameters(), self.linear_pos.buffers()))
+        versions = [None if weight.is_inference() else weight._version for weight in weights]
+        key = (context, self.linear_pos, self.pos_bias_u.dtype, list(map(id, weights)), versions)
+        if self._memo is None or self._memo[0] != key or None in versions:
+            top, bottom = context.left + context.chunk - 1, context.chunk + context.right - 1
+            self._memo = (key, self._positions(top, -bottom, self.pos_bias_u))
+        return self._memo[1]
+
+    def attend_known(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        first: int,
+        low: int,
+        context: Context,
+        positions: Positions,
     ) -> Tensor:
-        """Position scores plus minus infinity for what is hidden: (batch, heads, queries, keys)."""
-        queries, keys = query.shape[2], high - low
-        last = first + queries - 1
-        table = self.linear_pos(
-            relative_positions(last - low, first - high + 1, query.shape[1] * query.shape[3], query)
+        """Attend with queries that begin a chunk to keys that are all there; without masks, and without copies.
+
+        Args:
+            query: (batch, queries, dim), the frames from `first` on.
+            key: (batch, keys, dim), the frames from `low` on, as far as any of the queries may see.
+            value: as `key`.
+            first: number of the first query's frame.
+            low: number of the first key's frame.
+            context: what each frame may see.
+            positions: what `positions` returns.
+
+        Returns:
+            (batch, queries, dim).
+        """
+        batch, queries, dim = query.shape
+        budget = max(1, SCORES // (self.heads * batch))
+        total = low + key.shape[1]
+        outputs = []
+        for window in chunk_windows(first, first + queries, total, context, budget, batch == 1):
+            asked = self._windows(query, window, window.first - first, window.last - first, context)
+            seen = [
+                self._windows(part, window, window.low - low, window.high - low, context)
+                for part in (key, value)
+            ]
+            attended = self._attend(asked, *seen, positions, window.first - window.low)
+            outputs.append(attended.transpose(1, 2).reshape(batch, -1, dim))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        positions: Positions,
+        offset: int,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """Attend with queries (batch, heads, queries, head dim) to keys, of which the first is `offset` before them."""
+        batch, _, queries, _ = query.shape
+        keys = key.shape[2]
+        table = positions.between(offset + queries - 1, offset - keys + 1)
+        # The batch among the rows, so that the table is not copied for every item.
+        rows = (query + self.pos_bias_v[:, None]).transpose(0, 1).flatten(1, 2)
+        scores = (rows @ table).unflatten(1, (batch, queries)).transpose(0, 1)
+        bias = relative_shift(scores, keys)
+        if visible is not None:
+            # A finite value, so that a padded query that sees no key gives numbers instead of NaN.
+            bias = bias.masked_fill(~visible, -1e4 if bias.dtype == torch.float16 else -1e30)
+        return functional.scaled_dot_product_attention(
+            query + self.pos_bias_u[:, None],
+            key,
+            value,
+            attn_mask=bias,
+            dropout_p=self.dropout if self.training else 0.0,
         )
-        table = table.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
-        scores = (query + self.pos_bias_v[:, None]) @ table
-        bias = relative_shift(scores, keys) / math.sqrt(query.shape[3])
-        visible = valid[:, None, None, :]
-        mask = attention_mask(
-            torch.arange(first, last + 1, device=query.device),
-            torch.arange(low, high, device=query.device),
-            context,
-        )
-        if mask is not None:
-            visible = visible & mask
-        # A finite value, so that a padded query that sees no key gives numbers instead of NaN.
-        return bias.masked_fill(~visible, -1e4 if bias.dtype == torch.float16 else -1e30)
+
+    def _positions(self, top: int, bottom: int, like: Tensor) -> Positions:
+        table = relative_positions(top, bottom, self.pos_bias_u.numel(), like)
+        table = self.linear_pos(table).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        return Positions(top, table.contiguous() / math.sqrt(table.shape[2]))
+
+    def _heads(self, frames: Tensor) -> Tensor:
+        """Return (batch, heads, frames, head dim), a view."""
+        return frames.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _windows(
+        self, frames: Tensor, window: Window, first: int, last: int, context: Context
+    ) -> Tensor:
+        """Return rows [first, last), and for a window that repeats those a chunk further on: a view, by head."""
+        if window.repeats == 1:
+            return self._heads(frames[:, first:last])
+        rows = frames[0, first : last + (window.repeats - 1) * context.chunk]
+        windows = rows.unfold(0, last - first, context.chunk)
+        return windows.unflatten(1, (self.heads, -1)).transpose(2, 3)

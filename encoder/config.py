@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trunkline.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from encoder.backbone import Backbone
 
 SUBSAMPLING = 8
 RECEPTIVE_FIELD = 15
@@ -58,6 +62,35 @@ class Context(NamedTuple):
         if self.is_full and (self.left, self.right) != (-1, -1):
             raise ConfigError("A chunk of -1 means full context; write Context.full().")
         return self
+
+    def look_ahead(self, layers: int, kernel: int) -> int:
+        """Return how many frames past the end of a chunk its outputs depend on, after so many layers.
+
+        The contexts of the layers add up: a layer that has to know frames up to `ahead` past a chunk needs attention
+        as far as the convolution reaches from there, and the input of the whole chunk that this lies in, and `right`
+        frames more.
+        """
+        half, ahead = kernel // 2, 0
+        for _ in range(layers):
+            reach = min(ahead + half, self._chunk_end(ahead) + min(half, self.right))
+            ahead = self._chunk_end(reach) + self.right
+        return ahead
+
+    def _chunk_end(self, frames: int) -> int:
+        return -(-frames // self.chunk) * self.chunk
+
+    def latency(self, backbone: Backbone) -> float:
+        """Return the longest time in seconds from the first sample of a frame to the one that completes it.
+
+        That is the first frame of a chunk, which waits for the rest of the chunk, for the look-ahead of all layers
+        and for the features of the last frame of it. Full context waits for the end: infinity.
+        """
+        if self.is_full:
+            return math.inf
+        ahead = self.look_ahead(backbone.num_layers, backbone.config.kernel)
+        hop = SUBSAMPLING * backbone.config.features.hop
+        samples = (self.chunk + ahead - 1) * hop + backbone.receptive_field
+        return samples / backbone.sample_rate
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,21 @@ class ConformerLayer(nn.Module):
 
     def forward(self, frames: Tensor, valid: Tensor, context: Context) -> Tensor:
         """Return frames (batch, frames, dim) of which `valid` (batch, frames) tells the padding."""
-        frames = frames + 0.5 * self.feed_forward_macaron(self.norm_ff_macaron(frames))
+        frames = self.enter(frames)
         frames = frames + self.dropout(self.self_attn(self.norm_mha(frames), valid, context))
         frames = frames + self.conv_module(self.norm_conv(frames), valid, context)
-        frames = frames + 0.5 * self.feed_forward(self.norm_ff(frames))
-        return self.norm_final(frames)
+        return self.leave(frames)
+
+    def enter(self, frames: Tensor) -> Tensor:
+        """Return frames (..., dim) after the first feed-forward; each depends on itself only."""
+        branch = self.feed_forward_macaron(self.norm_ff_macaron(frames))
+        return torch.add(frames, branch, alpha=0.5)
+
+    def leave(self, frames: Tensor) -> Tensor:
+        """Return frames (..., dim) after the last feed-forward and norm; each depends on itself only."""
+        return self.norm_final(
+            torch.add(frames, self.feed_forward(self.norm_ff(frames)), alpha=0.5)
+        )
 
 
 class Conformer(nn.Module):
@@ -79,6 +89,7 @@ class Conformer(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
+        self.kernel = config.kernel
         self.embed = Subsampling(config.features.num_mels, config.conv_channels, config.dim)
         self.embed_dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.layers))

@@ -32,21 +32,51 @@ class ConvolutionModule(nn.Module):
         Returns:
             (batch, frames, dim).
         """
-        hidden = functional.glu(self.pointwise_conv1(frames), dim=-1)
-        hidden = hidden.masked_fill(~valid[..., None], 0.0).transpose(1, 2)
-        hidden = self._depthwise(hidden, context).transpose(1, 2)
+        hidden = self.gate(frames).masked_fill(~valid[..., None], 0.0)
+        return self.project(self.depthwise(hidden, 0, 0, frames.shape[1], context))
+
+    def gate(self, frames: Tensor) -> Tensor:
+        """Return what the depthwise convolution works on, (..., dim) of each frame (..., dim)."""
+        return functional.glu(self.pointwise_conv1(frames), dim=-1)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Return the module's output (..., dim) for the depthwise convolution's (..., dim)."""
         return self.dropout(self.pointwise_conv2(functional.silu(self.norm(hidden))))
 
-    def _depthwise(self, hidden: Tensor, context: Context) -> Tensor:
-        half = self.kernel // 2
+    def depthwise(
+        self, hidden: Tensor, low: int, first: int, last: int, context: Context
+    ) -> Tensor:
+        """Convolve over time what `gate` returned.
+
+        Args:
+            hidden: (batch, frames, dim) of the frames from `low` on; what lies outside counts as 0.
+            low: number of the first frame of `hidden`.
+            first: the first frame to return.
+            last: end of the frames to return.
+            context: what each frame may see.
+
+        Returns:
+            (batch, last - first, dim).
+        """
+        half, chunk = self.kernel // 2, context.chunk
+        if first == last:
+            return hidden[:, :0]
         if context.is_full or context.right >= half:
-            return self.depthwise_conv(functional.pad(hidden, (half, half)))
-        batch, dim, total = hidden.shape
-        chunk = context.chunk
-        chunks = -(-total // chunk)
-        padded = functional.pad(hidden, (half, chunks * chunk - total + half))
-        windows = padded.unfold(2, chunk + 2 * half, chunk)
+            seen = _between(hidden, first - half - low, last + half - low)
+            return self.depthwise_conv(seen.transpose(1, 2)).transpose(1, 2)
+        # Whole chunks, each with what it reaches, of which `right` frames past its end may be seen.
+        begin, chunks = first // chunk * chunk, -(-last // chunk) - first // chunk
+        rows = _between(hidden, begin - half - low, begin + chunks * chunk + half - low)
+        windows = rows.transpose(1, 2).unfold(2, chunk + 2 * half, chunk)
         seen = torch.arange(chunk + 2 * half, device=hidden.device) < half + chunk + context.right
         windows = windows.masked_fill(~seen, 0.0).transpose(1, 2).flatten(0, 1)
-        output = self.depthwise_conv(windows).unflatten(0, (batch, chunks))
-        return output.transpose(1, 2).flatten(2)[:, :, :total]
+        output = self.depthwise_conv(windows).unflatten(0, (-1, chunks))
+        return output.permute(0, 1, 3, 2).flatten(1, 2)[:, first - begin : last - begin]
+
+
+def _between(rows: Tensor, first: int, last: int) -> Tensor:
+    """Return rows [first, last) of (batch, rows, dim), with zeros where there are none."""
+    total = rows.shape[1]
+    inside = rows[:, max(0, first) : max(0, min(last, total))]
+    before, after = max(0, -first), max(0, last - max(total, first))
+    return functional.pad(inside, (0, 0, before, after)) if before or after else inside

@@ -1,0 +1,294 @@
+"""The step that streams, long recordings and masked batches share: new features in, every frame computed once.
+
+Work is packed: what belongs to each frame alone (feed-forwards, projections, norms) runs over the new frames of all
+streams at once, without padding, and only attention and the depthwise convolution run stream by stream. A layer keeps
+the inputs that still wait for look-ahead, keys and values as far as the context reaches to the left, attended frames
+that wait for the convolution, and its inputs back to half a kernel; nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from encoder.attention import Positions
+from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, Context
+from encoder.conformer import Conformer, ConformerLayer
+from encoder.schedule import Progress, all_progress
+from encoder.subsampling import Subsampling, num_frames
+
+ROWS = 1024
+"""Frames that go through a feed-forward at once, so that its hidden layer stays in the cache."""
+
+
+class LayerState(NamedTuple):
+    """What one layer keeps of a batch of streams: (batch, frames, dim) each, the newest frame last."""
+
+    waiting: Tensor
+    """Inputs of attention that are no queries yet, as their look-ahead is not there."""
+    keys: Tensor
+    values: Tensor
+    attended: Tensor
+    """Outputs of attention for which the convolution still misses frames."""
+    gated: Tensor
+    """Inputs of the depthwise convolution, after the GLU."""
+
+
+class Strand(NamedTuple):
+    """Streams of the same age and phase, which advance together; frames and features are those that are kept."""
+
+    received: int
+    """Features so far."""
+    features: Tensor
+    """(batch, features, mels), normalised: those that the next frame is made of."""
+    layers: tuple[LayerState, ...]
+
+
+class Step(NamedTuple):
+    """What a strand gets in one step."""
+
+    strand: Strand
+    features: Tensor
+    """(batch, features, mels), normalised."""
+    ended: bool = False
+    """Whether nothing will follow, so that nothing is waited for."""
+
+
+class Given(NamedTuple):
+    """What a strand gives back."""
+
+    strand: Strand
+    frames: Tensor
+    """(batch, frames, dim), of the last layer."""
+    layers: dict[int, Tensor]
+    """The same of each layer asked for, which may be ahead of the last one."""
+
+
+def new_strand(conformer: Conformer, batch: int, mels: int) -> Strand:
+    """Return streams that have not begun."""
+    like = conformer.after_norm.weight
+    nothing = like.new_zeros(batch, 0, like.shape[0])
+    layers = tuple(LayerState(*[nothing] * 5) for _ in conformer.layers)
+    return Strand(0, like.new_zeros(batch, 0, mels), layers)
+
+
+@torch.no_grad()
+def advance(
+    conformer: Conformer, steps: Sequence[Step], context: Context, wanted: Collection[int] = ()
+) -> list[Given]:
+    """Take a step with strands of any ages; each gets the frames it would get alone.
+
+    Args:
+        conformer: the encoder, in evaluation mode.
+        steps: a strand and its new features each.
+        context: what each frame may see.
+        wanted: layers to return: 0 is the subsampled input, n the output of layer n.
+    """
+    kernel, depth = conformer.kernel, len(conformer.layers)
+    before = [
+        all_progress(num_frames(step.strand.received), context, kernel, depth) for step in steps
+    ]
+    received = [step.strand.received + step.features.shape[1] for step in steps]
+    after = [
+        all_progress(num_frames(total), context, kernel, depth, step.ended)
+        for total, step in zip(received, steps, strict=True)
+    ]
+    features = [_join(step.strand.features, step.features) for step in steps]
+    new = [now[0].taken - then[0].taken for now, then in zip(after, before, strict=True)]
+    frames = _subsample(conformer.embed, features, new)
+    rest = [item[:, count * SUBSAMPLING :] for item, count in zip(features, new, strict=True)]
+    outputs = {0: frames} if 0 in wanted else {}
+    kept: list[list[LayerState]] = [[] for _ in steps]
+    for number, layer in enumerate(conformer.layers, start=1):
+        assert isinstance(layer, ConformerLayer)
+        parts = [
+            _Part(new, step.strand.layers[number - 1], then[number - 1], now[number - 1])
+            for new, step, then, now in zip(frames, steps, before, after, strict=True)
+        ]
+        frames, states = _advance_layer(layer, parts, context)
+        for states_of_step, state in zip(kept, states, strict=True):
+            states_of_step.append(state)
+        if number in wanted:
+            outputs[number] = frames
+    rows, unpack = _packed(frames)
+    normed = unpack(_in_blocks(conformer.after_norm, rows))
+    return [
+        Given(
+            Strand(received[n], rest[n], tuple(kept[n])),
+            normed[n],
+            {number: layer[n] for number, layer in outputs.items()},
+        )
+        for n in range(len(steps))
+    ]
+
+
+class _Part(NamedTuple):
+    """The new frames of one strand at one layer."""
+
+    frames: Tensor
+    state: LayerState
+    before: Progress
+    after: Progress
+
+
+def _advance_layer(
+    layer: ConformerLayer, parts: Sequence[_Part], context: Context
+) -> tuple[list[Tensor], list[LayerState]]:
+    """Return the frames that each part's layer can give out now, (batch, frames, dim), and what it keeps."""
+    attention, convolution = layer.self_attn, layer.conv_module
+    rows, unpack = _packed([part.frames for part in parts])
+    rows = _in_blocks(layer.enter, rows)
+    normed = layer.norm_mha(rows)
+    taken = [
+        part.state._replace(
+            waiting=_join(part.state.waiting, frames),
+            keys=_join(part.state.keys, keys),
+            values=_join(part.state.values, values),
+        )
+        for part, frames, keys, values in zip(
+            parts,
+            unpack(rows),
+            unpack(_in_blocks(attention.linear_k, normed)),
+            unpack(_in_blocks(attention.linear_v, normed)),
+            strict=True,
+        )
+    ]
+    residual, attended = _attend(layer, taken, parts, context)
+    rows, unpack = _packed(residual)
+    rows = rows + _in_blocks(attention.linear_out, attended)
+    gated = unpack(_in_blocks(lambda frames: convolution.gate(layer.norm_conv(frames)), rows))
+    taken = [
+        state._replace(attended=_join(state.attended, frames), gated=_join(state.gated, hidden))
+        for state, frames, hidden in zip(taken, unpack(rows), gated, strict=True)
+    ]
+    given = [part.after.given - part.before.given for part in parts]
+    convolved = [
+        convolution.depthwise(
+            state.gated,
+            part.before.first_gated(convolution.kernel),
+            part.before.given,
+            part.after.given,
+            context,
+        )
+        for state, part in zip(taken, parts, strict=True)
+    ]
+    rows, unpack = _packed(
+        [state.attended[:, :count] for state, count in zip(taken, given, strict=True)]
+    )
+    hidden, _ = _packed(convolved)
+    rows = rows + _in_blocks(convolution.project, hidden)
+    outputs = unpack(_in_blocks(layer.leave, rows))
+    states = [
+        _trimmed(state, part.after, context, convolution.kernel)
+        for state, part in zip(taken, parts, strict=True)
+    ]
+    return outputs, states
+
+
+def _attend(
+    layer: ConformerLayer, states: Sequence[LayerState], parts: Sequence[_Part], context: Context
+) -> tuple[list[Tensor], Tensor]:
+    """Return the frames that can be queries now, and what attention makes of all of them, packed."""
+    attention = layer.self_attn
+    ready = [
+        state.waiting[:, : part.after.attended - part.before.attended]
+        for state, part in zip(states, parts, strict=True)
+    ]
+    rows, unpack = _packed(ready)
+    if not len(rows):
+        return ready, rows
+    queries = unpack(attention.linear_q(layer.norm_mha(rows)))
+    positions: Positions = attention.positions(max(part.after.taken for part in parts), context)
+    attended = [
+        attention.attend_known(
+            query,
+            state.keys,
+            state.values,
+            part.before.attended,
+            part.before.first_key(context),
+            context,
+            positions,
+        )
+        if query.shape[1]
+        else query
+        for query, state, part in zip(queries, states, parts, strict=True)
+    ]
+    return ready, _packed(attended)[0]
+
+
+def _trimmed(state: LayerState, now: Progress, context: Context, kernel: int) -> LayerState:
+    """Return the frames that later steps need; copies, so that the rest is freed."""
+    sizes = kept_frames(now, context, kernel)
+    return LayerState(*(_newest(kept, size) for kept, size in zip(state, sizes, strict=True)))
+
+
+def kept_frames(now: Progress, context: Context, kernel: int) -> tuple[int, ...]:
+    """Return how many frames each tensor of a `LayerState` holds at this progress."""
+    keys = now.taken - now.first_key(context)
+    return (
+        now.taken - now.attended,
+        keys,
+        keys,
+        now.attended - now.given,
+        now.attended - now.first_gated(kernel),
+    )
+
+
+def _newest(frames: Tensor, size: int) -> Tensor:
+    surplus = frames.shape[1] - size
+    return frames[:, surplus:].clone() if surplus else frames
+
+
+def _join(kept: Tensor, new: Tensor) -> Tensor:
+    if not (kept.shape[1] and new.shape[1]):
+        return kept if kept.shape[1] else new
+    # A layer may compute in another type than its weights have.
+    return torch.cat([kept.to(new.dtype), new], dim=1)
+
+
+def _packed(parts: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+    """Return the frames of all parts (batch, frames, dim) as rows (frames, dim), and what undoes that."""
+    shapes = [part.shape[:2] for part in parts]
+    rows = [part.reshape(-1, part.shape[2]) for part in parts]
+
+    def unpack(rows: Tensor) -> list[Tensor]:
+        split = rows.split([batch * frames for batch, frames in shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(split, shapes, strict=True)]
+
+    return rows[0] if len(rows) == 1 else torch.cat(rows), unpack
+
+
+def _in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Return function(rows), both (rows, dim), of at most `ROWS` rows at once and never of none."""
+    if len(rows) <= ROWS:
+        return function(rows) if len(rows) else rows
+    return torch.cat([function(block) for block in rows.split(ROWS)])
+
+
+def _subsample(
+    embed: Subsampling, features: Sequence[Tensor], counts: Sequence[int]
+) -> list[Tensor]:
+    """Return the first `count` frames (batch, count, dim) that each part's features make."""
+    used = [
+        part[:, : (count - 1) * SUBSAMPLING + RECEPTIVE_FIELD] if count else part[:, :0]
+        for part, count in zip(features, counts, strict=True)
+    ]
+    if len(used) == 1:
+        return [embed(used[0])]
+    # End to end on one tape, each part from a whole frame on; the frames across two parts are dropped.
+    sizes = [part.shape[0] * (count + 1) for part, count in zip(used, counts, strict=True)]
+    overlap = RECEPTIVE_FIELD - SUBSAMPLING
+    spaces = [
+        functional.pad(part, (0, 0, 0, (count + 1) * SUBSAMPLING - part.shape[1])).flatten(0, 1)
+        for part, count in zip(used, counts, strict=True)
+    ]
+    tape = functional.pad(torch.cat(spaces), (0, 0, 0, overlap))
+    frames = embed(tape[None])[0].split(sizes)
+    return [
+        part.unflatten(0, (-1, count + 1))[:, :count]
+        for part, count in zip(frames, counts, strict=True)
+    ]
