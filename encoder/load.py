@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from trunkline.errors import CheckpointError, ConfigError
 
 SCHEMA = 1
 KIND = "trunkline.backbone"
+CHUNKFORMER = "chunkformer:"
+"""Before the directory of a checkpoint of that package, in `load_backbone`."""
 CARD = "# Trunkline backbone\n\nNo model card was written for this backbone.\n"
 
 
@@ -34,6 +37,7 @@ def save_backbone(
     *,
     card: str = CARD,
     training: dict[str, Any] | None = None,
+    extras: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write a backbone directory and return its fingerprint.
@@ -43,30 +47,50 @@ def save_backbone(
         folder: appears whole, or not at all.
         card: text of the model card (Markdown): data, licence, how trained, metrics.
         training: lineage, written as `training.json`.
+        extras: further files by their path in the folder; they do not change the fingerprint.
         overwrite: replace an existing directory.
 
     Raises:
         StorageError: the folder exists, or cannot be written.
     """
     with write_folder(folder, overwrite=overwrite) as temporary:
-        weights = temporary / "model.safetensors"
-        tensors = {
-            name: tensor.detach().to("cpu").contiguous()
-            for name, tensor in backbone.state_dict().items()
-        }
-        weights.write_bytes(safetensors.torch.save(tensors))
-        config = {
-            "kind": KIND,
-            "schema": SCHEMA,
-            "backbone": backbone.config.to_dict(),
-            "weights_sha256": sha256_file(weights),
-        }
-        config["fingerprint"] = _fingerprint(config)
+        weights = _serialised(backbone)
+        (temporary / "model.safetensors").write_bytes(weights)
+        config = _described(backbone, weights)
+        fingerprint = config["fingerprint"]
         write_json(temporary / "config.json", config)
         write_json(temporary / "training.json", training or {})
         write_text(temporary / "README.md", card)
-    backbone.fingerprint = config["fingerprint"]
-    return backbone.fingerprint
+        for name, content in (extras or {}).items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).write_bytes(content)
+    backbone.fingerprint = fingerprint
+    return fingerprint
+
+
+def fingerprint_of(backbone: Backbone) -> str:
+    """Return the fingerprint that `save_backbone` would give."""
+    return _described(backbone, _serialised(backbone))["fingerprint"]
+
+
+def _serialised(backbone: Backbone) -> bytes:
+    return safetensors.torch.save(
+        {
+            name: tensor.detach().to("cpu").contiguous()
+            for name, tensor in backbone.state_dict().items()
+        }
+    )
+
+
+def _described(backbone: Backbone, weights: bytes) -> dict[str, Any]:
+    """Return the content of `config.json`."""
+    config: dict[str, Any] = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "backbone": backbone.config.to_dict(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    return {**config, "fingerprint": _fingerprint(config)}
 
 
 def load_backbone(
@@ -78,14 +102,25 @@ def load_backbone(
     """Open a backbone directory, in evaluation mode.
 
     Args:
-        source: the directory.
+        source: the directory; or ``chunkformer:DIR``, a checkpoint directory of the package chunkformer.
         device: where to; the CPU by default.
         dtype: type of the weights and frames; features and their normalisation stay in float32.
 
     Raises:
         CheckpointError: not a backbone directory, a newer schema, or a file that is missing, truncated or altered.
     """
-    folder = Path(source)
+    if str(source).startswith(CHUNKFORMER):
+        from encoder.chunkformer import load_chunkformer
+
+        backbone = load_chunkformer(str(source).removeprefix(CHUNKFORMER))
+    else:
+        backbone = _load_folder(Path(source))
+    backbone.to(device=device)
+    backbone.conformer.to(dtype=dtype)
+    return backbone.eval()
+
+
+def _load_folder(folder: Path) -> Backbone:
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder} is not a directory; give the directory that pretraining exported."
@@ -108,9 +143,7 @@ def load_backbone(
     check_tensors(tensors, backbone.state_dict(), str(weights))
     backbone.load_state_dict(tensors)
     backbone.fingerprint = config["fingerprint"]
-    backbone.to(device=device)
-    backbone.conformer.to(dtype=dtype)
-    return backbone.eval()
+    return backbone
 
 
 def check_tensors(given: dict[str, Tensor], expected: dict[str, Tensor], origin: str) -> None:

@@ -11,47 +11,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from encoder import Backbone, BackboneConfig, Context, FeatureConfig
+from encoder import Backbone, Context, load_backbone
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "chunkformer"
 SETTINGS = ["full", "c16_l32_r8", "c64_l128_r128", "c32_l40_r24", "c20_l41_r3", "c8_l64_r0"]
-EMBED = {"0": "0", "2": "1", "3": "2", "5": "3", "6": "4"}
-"""Places of the subsampling's convolutions in the reference, which counts its ReLUs too."""
-
 pytestmark = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"the reference vectors are not at {GOLDEN}"
 )
 
 
-def renamed(name: str) -> str:
-    """Our name of one of the reference's encoder weights."""
-    if name.startswith("global_cmvn."):
-        return {"mean": "feature_mean", "istd": "feature_scale"}[name.split(".")[1]]
-    name = re.sub(r"^embed\.conv\.(\d)", lambda match: f"embed.conv.{EMBED[match[1]]}", name)
-    return "conformer." + re.sub(r"^encoders\.", "layers.", name)
-
-
 @cache
 def backbone() -> Backbone:
-    reference = torch.load(GOLDEN / "checkpoint" / "pytorch_model.bin", weights_only=True)
-    weights = {}
-    for name, tensor in reference.items():
-        if name.startswith("encoder."):
-            pointwise = ".pointwise_conv" in name and tensor.ndim == 3
-            weights[renamed(name.removeprefix("encoder."))] = (
-                tensor[..., 0] if pointwise else tensor
-            )
-    config = BackboneConfig(
-        dim=64,
-        layers=3,
-        heads=4,
-        feed_forward=128,
-        conv_channels=64,
-        features=FeatureConfig(sample_rate=16000),
-    )
-    built = Backbone(config).eval()
-    built.load_state_dict(weights)
-    return built
+    return load_backbone(f"chunkformer:{GOLDEN / 'checkpoint'}")
 
 
 @cache

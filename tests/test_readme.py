@@ -48,7 +48,7 @@ def test_the_example_row_is_json():
 
 
 def test_the_table_lists_every_command_and_its_module():
-    rows = re.findall(r"^\| `trunkline (\w+)` \| `([\w.]+)` \|", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `trunkline ([\w-]+)` \| `([\w.]+)` \|", README, flags=re.MULTILINE)
     assert rows == [(name, module) for name, (module, _) in COMMANDS.items()]
 
 

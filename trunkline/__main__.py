@@ -14,6 +14,10 @@ COMMANDS = {
     "data": ("trunkline.prepare.cli", "check and import manifests"),
     "pretrain": ("ssl.pretrain", "pretrain a backbone on unlabelled calls"),
     "cluster": ("ssl.cluster", "make cluster targets for pretraining"),
+    "import-chunkformer": (
+        "encoder.import_chunkformer",
+        "turn a published ChunkFormer checkpoint into a backbone directory",
+    ),
     "probe": ("ssl.probe", "measure what frozen features know about labels"),
 }
 
