@@ -130,8 +130,10 @@ def sections() -> Iterable[str]:
     if sweep := _read("pretrain_sweep"):
         yield (
             "## The settings around `small.yaml` (`benchmarks/pretrain_sweep.py`)\n\n"
-            f"One round on {sweep['audio_seconds']:.0f} s of audio each, one setting changed at a time. Losses of runs "
-            "with other clusters or labels have another scale; `dev accuracy` is a digit probe on an unseen speaker."
+            f"One round on {sweep['audio_seconds']:.0f} s of audio each, from a third of the cuts, in batches of "
+            f"{sweep['batch_seconds']:.0f} s, one setting changed at a time. Losses of runs with other clusters or "
+            "labels have another scale; the dev columns are linear probes of the best layer (digits of "
+            "a speaker that was not heard)."
         )
         yield _table(sweep["runs"])
     if speed := _read("pretrain_speed"):
