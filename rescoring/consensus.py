@@ -90,7 +90,7 @@ def expected_distances(
     Equal texts must be given once, or a copy would count as evidence.
     """
     best = np.argsort(-am, kind="stable")[: settings.pivots]
-    pivots = [tokens[index] for index in best.tolist()]
+    pivots: list[Sequence[str]] = [tokens[int(index)] for index in best]
     if len(pivots) == len(tokens) > 1:
         apart = pairwise_distances(tokens, settings.dialect)[:, best]
     else:
