@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -67,9 +68,9 @@ def _lines(ngrams: Ngrams) -> Iterator[str]:
         probs = order.log_prob.tolist()
         if length < len(ngrams.orders):
             rows = zip(probs, texts, order.backoff.tolist(), strict=True)
-            yield from ("%.9g\t%s\t%.9g\n" % row for row in rows)
+            yield from (f"{p:.9g}\t{text}\t{b:.9g}\n" for p, text, b in rows)
         else:
-            yield from ("%.9g\t%s\n" % row for row in zip(probs, texts, strict=True))
+            yield from (f"{p:.9g}\t{text}\n" for p, text in zip(probs, texts, strict=True))
     yield "\n\\end\\\n"
 
 
@@ -114,16 +115,31 @@ def read_arpa(path: str | os.PathLike[str]) -> Ngrams:
         DataError: it is no ARPA file, or an altered one: counts that are not met, a number or a section that is none,
             an n-gram twice or without its beginning, no ``\\end\\``. The message names the line.
     """
+    with _opened(path) as reader:
+        return _read(reader)
+
+
+def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
+    """Return the words of an ARPA file's 1-grams; raises as `read_arpa` does, but reads no further."""
+    with _opened(path) as reader:
+        counts, _ = _read_counts(reader)
+        ids: dict[bytes, int] = {}
+        _read_section(reader, 1, counts[0], ids)
+        return [word.decode() for word in ids]
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[_Reader]:
     path = Path(path)
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             with gzip.open(raw) if packed else raw as file:
-                return _read(_Reader(path, file))  # type: ignore[arg-type]
+                yield _Reader(path, file)  # type: ignore[arg-type]
     except FileNotFoundError as error:
         raise StorageError(f"{path}: there is no such language model.") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is a broken gzip file ({error}); copy it again.") from error
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {error}") from error
