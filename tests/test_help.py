@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from trunkline.__main__ import COMMANDS
+from trunkline.prepare.cli import COMMANDS as STEPS
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "pyarrow", "faiss", "sklearn", "gensim")
@@ -33,7 +34,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-SUBCOMMANDS = [["trunkline.prepare.cli", "check"], ["trunkline.prepare.cli", "import"]]
+SUBCOMMANDS = [["trunkline.prepare.cli", name] for name in STEPS]
 PAGES = [["trunkline"], *([module] for module, _ in COMMANDS.values()), *SUBCOMMANDS]
 
 

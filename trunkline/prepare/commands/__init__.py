@@ -1,0 +1,1 @@
+"""The steps of `trunkline data`: each module offers `add_arguments(parser)` and `run(args)`."""
