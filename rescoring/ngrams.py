@@ -47,11 +47,14 @@ class Ngrams:
     def find(self, length: int, prefix: np.ndarray, word: np.ndarray) -> np.ndarray:
         """Return the rows of n-grams of `length` >= 2 given as prefix rows and words, -1 where there is none."""
         keys = self._keys[length - 1]
-        wanted = prefix.astype(np.int64) * len(self.vocabulary) + word
-        rows = np.searchsorted(keys, wanted)
         if not len(keys):
-            return np.full(len(wanted), -1)
-        return np.where(np.take(keys, rows, mode="clip") == wanted, rows, -1)
+            return np.full(len(word), -1)
+        # Hypotheses of one list share most of their n-grams; each is looked up once, in order, which is kind to caches.
+        wanted, places = np.unique(
+            prefix.astype(np.int64) * len(self.vocabulary) + word, return_inverse=True
+        )
+        rows = np.searchsorted(keys, wanted)
+        return np.where(np.take(keys, rows, mode="clip") == wanted, rows, -1)[places]
 
     def numbers(self, words: Sequence[str]) -> list[int]:
         """Return the words' numbers, that of <unk> (-1 in a model without it) for unknown ones."""
