@@ -9,18 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from encoder.backbone import Backbone, Encoded
+    from encoder.backbone import Backbone
     from encoder.config import BackboneConfig, Context, FeatureConfig
+    from encoder.encoded import Encoded
     from encoder.load import load_backbone, save_backbone
+    from encoder.session import StreamingSession
+    from encoder.state import LayerState, StreamState, join_states, reset_states, split_states
 
 _MODULES = {
     "Backbone": "backbone",
     "BackboneConfig": "config",
     "Context": "config",
-    "Encoded": "backbone",
+    "Encoded": "encoded",
     "FeatureConfig": "config",
+    "LayerState": "state",
+    "StreamState": "state",
+    "StreamingSession": "session",
+    "join_states": "state",
     "load_backbone": "load",
+    "reset_states": "state",
     "save_backbone": "load",
+    "split_states": "state",
 }
 
 __all__ = [
@@ -29,8 +38,14 @@ __all__ = [
     "Context",
     "Encoded",
     "FeatureConfig",
+    "LayerState",
+    "StreamState",
+    "StreamingSession",
+    "join_states",
     "load_backbone",
+    "reset_states",
     "save_backbone",
+    "split_states",
 ]
 
 

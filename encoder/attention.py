@@ -18,8 +18,11 @@ from encoder.config import Context
 from encoder.masks import Window, attention_mask, chunk_windows, visible_range
 
 QUERY_BLOCK = 512
-SCORES = 1 << 18
-"""Scores of all heads that are computed at once where no gradient is needed: 1 MB, so that they stay in the cache."""
+SCORES = 1 << 19
+"""Scores of all heads that are computed at once where no gradient is needed: 2 MB, so that they stay in the cache."""
+
+LONGEST_TABLE = 4096
+"""Offsets of the longest table of positions that is kept from one step to the next."""
 
 
 def relative_positions(first: int, last: int, dim: int, like: Tensor) -> Tensor:
@@ -64,6 +67,12 @@ class Positions(NamedTuple):
         return self.table[:, self.top - highest : self.top - lowest + 1].transpose(1, 2)
 
 
+class _Memo(NamedTuple):
+    key: object
+    weights: list[Tensor]  # held, so that no other tensor can get their ids
+    positions: Positions
+
+
 class RelativeAttention(nn.Module):
     """Multi-head self-attention over the frames that a `Context` lets each frame see."""
 
@@ -78,7 +87,7 @@ class RelativeAttention(nn.Module):
         self.linear_pos = nn.Linear(dim, dim, bias=False)
         self.pos_bias_u = nn.Parameter(torch.zeros(heads, dim // heads))
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, dim // heads))
-        self._memo: tuple[object, Positions] | None = None
+        self._memo: _Memo | None = None
 
     def forward(self, frames: Tensor, valid: Tensor, context: Context) -> Tensor:
         """Attend.
@@ -123,18 +132,22 @@ class RelativeAttention(nn.Module):
     def positions(self, longest: int, context: Context) -> Positions:
         """Return the position table of `attend_known` for streams of at most `longest` frames.
 
-        For a limited context it is kept until the weights change: a stream needs the same one in every step.
+        That of a context that is not too long is kept until the weights change: a stream needs it in every step.
         """
-        if context.is_full:
-            return self._positions(longest - 1, 1 - longest, self.pos_bias_u)
-        # Weights that are the same objects and were not written to since.
-        weights = tuple(chain(self.linear_pos.parameters(), self.linear_pos.buffers()))
-        versions = [None if weight.is_inference() else weight._version for weight in weights]
+        top, bottom = context.left + context.chunk - 1, context.chunk + context.right - 1
+        if context.is_full or top + bottom > LONGEST_TABLE:
+            limits = [
+                longest - 1 if context.is_full else min(x, longest - 1) for x in (top, bottom)
+            ]
+            return self._positions(limits[0], -limits[1], self.pos_bias_u)
+        weights = list(chain(self.linear_pos.parameters(), self.linear_pos.buffers()))
+        # The same objects, and not written to since; a version is how torch itself tells that.
+        versions = [None if item.is_inference() else item._version for item in weights]  # noqa: SLF001
         key = (context, self.linear_pos, self.pos_bias_u.dtype, list(map(id, weights)), versions)
-        if self._memo is None or self._memo[0] != key or None in versions:
-            top, bottom = context.left + context.chunk - 1, context.chunk + context.right - 1
-            self._memo = (key, self._positions(top, -bottom, self.pos_bias_u))
-        return self._memo[1]
+        if self._memo is None or self._memo.key != key or None in versions:
+            table = self._positions(top, -bottom, self.pos_bias_u)
+            self._memo = _Memo(key, weights, table)
+        return self._memo.positions
 
     def attend_known(
         self,
@@ -166,11 +179,11 @@ class RelativeAttention(nn.Module):
         outputs = []
         for window in chunk_windows(first, first + queries, total, context, budget, batch == 1):
             asked = self._windows(query, window, window.first - first, window.last - first, context)
-            seen = [
+            seen, heard = (
                 self._windows(part, window, window.low - low, window.high - low, context)
                 for part in (key, value)
-            ]
-            attended = self._attend(asked, *seen, positions, window.first - window.low)
+            )
+            attended = self._attend(asked, seen, heard, positions, window.first - window.low)
             outputs.append(attended.transpose(1, 2).reshape(batch, -1, dim))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection
-from typing import Any, Literal, NamedTuple, TypeAlias
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from encoder import live, longform
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, BackboneConfig, Context
 from encoder.conformer import Conformer, stacked
+from encoder.encoded import Encoded
 from encoder.features import FeatureStatistics, LogMel
 from encoder.masks import length_mask
-from trunkline.errors import ConfigError, DataError
+from encoder.state import StreamState
+from trunkline import audio as audio_files
+from trunkline.errors import ConfigError, DataError, UsageError
 
 Layers: TypeAlias = Collection[int] | Literal["all"] | None
-Audio: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor"
-
-
-class Encoded(NamedTuple):
-    """What the backbone returns.
-
-    `frames` (batch, frames, dim), zero at padding; `lengths` (batch,) in frames; `layers` (number, batch, frames,
-    dim) of the layers asked for, or None; `times` (frames,) centre of each frame in seconds.
-    """
-
-    frames: Tensor
-    lengths: Tensor
-    layers: Tensor | None
-    times: Tensor
+Audio: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Iterator[np.ndarray]"
+"""A file, a waveform (samples,), or an iterator over the blocks (samples,) of one."""
+__all__ = ["Audio", "Backbone", "Encoded", "Layers"]
 
 
 class Backbone(nn.Module):
@@ -48,6 +43,7 @@ class Backbone(nn.Module):
         self.config = config
         self.fingerprint: str | None = None
         """SHA-256 over configuration and weights, once saved or loaded."""
+        self._token = secrets.randbits(62)
         self.log_mel = LogMel(config.features)
         self.register_buffer("feature_mean", torch.zeros(config.features.num_mels))
         self.register_buffer("feature_scale", torch.ones(config.features.num_mels))
@@ -136,13 +132,13 @@ class Backbone(nn.Module):
         """Return log-mel features (..., features, mels) of a waveform (..., samples) in [-1, 1]."""
         return self.log_mel(waveform)
 
-    def times(self, frames: int) -> Tensor:
-        """Return the centres of the first `frames` frames in seconds, (frames,) float64, by sample arithmetic."""
+    def times(self, frames: int, first: int = 0) -> Tensor:
+        """Return the centres of `frames` frames from `first` on in seconds, (frames,) float64, by sample arithmetic."""
         hop = SUBSAMPLING * self.config.features.hop
-        starts = torch.arange(frames, dtype=torch.float64, device=self.feature_mean.device) * hop
-        return (starts + self.receptive_field / 2) / self.sample_rate
+        numbers = torch.arange(first, first + frames, device=self.feature_mean.device)
+        return (numbers.to(torch.float64) * hop + self.receptive_field / 2) / self.sample_rate
 
-    @torch.no_grad()
+    @overload
     def encode(
         self,
         audio: Audio,
@@ -150,36 +146,209 @@ class Backbone(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         layers: Layers = None,
-    ) -> Encoded:
-        """Encode one recording: a file, or a waveform (samples,) in [-1, 1] at `sample_rate`.
+    ) -> Encoded: ...
 
-        Dropout is off whatever the module's mode. Audio shorter than one receptive field (165 ms) is followed by
-        silence up to it, so that a short word has one frame; no samples at all give no frame.
+    @overload
+    def encode(
+        self,
+        audio: list[Audio] | tuple[Audio, ...],
+        *,
+        channel: int | str | None = None,
+        context: Context = Context.full(),
+        layers: Layers = None,
+    ) -> list[Encoded]: ...
+
+    def encode(
+        self,
+        audio: Audio | list[Audio] | tuple[Audio, ...],
+        *,
+        channel: int | str | None = None,
+        context: Context = Context.full(),
+        layers: Layers = None,
+    ) -> Encoded | list[Encoded]:
+        """Encode a recording: a file, or a waveform (samples,) in [-1, 1] at `sample_rate`; or a list of them.
+
+        Audio, features and layers are computed block by block, so that beside the result the memory does not grow
+        with the recording (full context excepted, which is refused beyond an hour). Dropout is off whatever the
+        module's mode. Audio shorter than one receptive field (165 ms) is followed by silence up to it, so that a
+        short word has one frame; no samples at all give no frame; after the last frame less than a frame (80 ms) of
+        audio is left over. All ways of encoding have these same frames.
+
+        Returns:
+            The frames of the recording, batch 1; for a list what `encode_batch` returns.
 
         Raises:
             DataError: the file cannot be read or has several channels and no `channel` is given; the waveform is not
                 one voice of finite floats.
+            UsageError: a `channel` of a waveform, or full context for more than an hour.
         """
-        waveform = self._waveform(audio, channel)
-        if 0 < waveform.shape[0] < self.receptive_field:
-            waveform = nn.functional.pad(waveform, (0, self.receptive_field - waveform.shape[0]))
-        features = self.features(waveform)[None]
-        lengths = torch.tensor([features.shape[1]], device=features.device)
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
+        if isinstance(audio, list | tuple):
+            return self.encode_batch(audio, channel=channel, context=context, layers=layers)
+        pieces = list(self.encode_blocks(audio, channel=channel, context=context, layers=layers))
+        return self._joined(pieces, sorted(self._wanted(layers)))
+
+    def encode_blocks(
+        self,
+        audio: Audio,
+        *,
+        channel: int | str | None = None,
+        context: Context = Context.full(),
+        layers: Layers = None,
+        block: int = longform.BLOCK_FRAMES,
+    ) -> Iterator[Encoded]:
+        """Yield the frames of `encode` piece by piece, in memory that does not grow with the recording.
+
+        The pieces do not depend on `block`, the frames of one step, beyond where they are cut. Raises as `encode`.
+        """
+        context.checked()
+        if block < 1:
+            raise UsageError(f"A block of {block} frames cannot be; give at least 1.")
+        numbers = sorted(self._wanted(layers))
+        features = longform.waveform_features(self, self._blocks(audio, channel))
+        pieces = longform.encode_tape(self, [features], context, numbers, block)
+        return (piece.encoded for piece in pieces)
+
+    def encode_batch(
+        self,
+        items: Iterable[Audio],
+        *,
+        channel: int | str | None = None,
+        context: Context = Context.full(),
+        layers: Layers = None,
+        block: int = longform.BLOCK_FRAMES,
+    ) -> list[Encoded]:
+        """Encode recordings of any lengths together, without padding: an hour and a second cost an hour and a second.
+
+        Args:
+            items: files, waveforms (samples,), or log-mel features (features, mels) as `features` returns them.
+            channel: of the files.
+            context: what each frame may see.
+            layers: also return these layers.
+            block: frames that are computed at once, of as many recordings as they hold.
+
+        Returns:
+            What `encode` returns for each item alone; features of less than 15 give no frame, as in `forward`.
+
+        Raises:
+            DataError, UsageError: as `encode`.
+        """
+        context.checked()
+        numbers = sorted(self._wanted(layers))
+        items = list(items)
+        recordings = (self._features_of(item, channel) for item in items)
+        pieces: list[list[Encoded]] = [[] for _ in items]
+        for number, piece in longform.encode_tape(self, recordings, context, numbers, block):
+            pieces[number].append(piece)
+        return [self._joined(found, numbers) for found in pieces]
+
+    def init_state(self, batch: int, context: Context, *, layers: Layers = None) -> StreamState:
+        """Return the state of `batch` streams that have not begun.
+
+        Raises:
+            ConfigError: a context or layers that cannot be, or full context, which no stream has.
+        """
+        return live.begin(self, batch, context, self._wanted(layers))
+
+    def step(
+        self, features: Tensor, state: StreamState, lengths: Tensor | None = None
+    ) -> tuple[Encoded, StreamState]:
+        """Feed streams; return the frames that are known now, and the new state.
+
+        The frames are those of the whole recording, each given once, as soon as all it sees is there. `state` stays
+        as it is. Streams may be of any ages; one that gets no features is idle, for as long as it likes.
+
+        Args:
+            features: (batch, features, mels) log-mel energies, from `step_features` or `features`.
+            state: from `init_state`, the step before, or `join_states`.
+            lengths: (batch,) features of each stream; all by default, 0 for a stream that is idle.
+
+        Returns:
+            Frames (batch, frames, dim) with zeros after each stream's own `lengths`, and `times` (batch, frames).
+
+        Raises:
+            ConfigError: shapes or lengths that cannot be.
+            UsageError: a stream that has been finished, or the state of another backbone.
+            DataError: NaN or infinite features.
+        """
+        return live.step(self, features, lengths, state)
+
+    def finish(
+        self, state: StreamState, streams: Iterable[int] | None = None
+    ) -> tuple[Encoded, StreamState]:
+        """End some streams of a batch (all by default): return the frames that waited for more, and the new state.
+
+        Raises:
+            UsageError: no such stream, or one that has been finished.
+        """
+        return live.finish(self, state, streams)
+
+    @property
+    def stream_key(self) -> int:
+        """A number by which states of this backbone's streams are told: of its weights, once saved or loaded."""
+        return int(self.fingerprint[:15], 16) if self.fingerprint else self._token
+
+    @property
+    def stream_keys(self) -> set[int]:
+        """The numbers that states of this backbone may have: `save` may come between two steps."""
+        return {self._token, self.stream_key}
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch dropout off for a while, and leave every module's mode as it was."""
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
         try:
-            return self(features, lengths, context=context, layers=layers)
+            yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in training:
+                module.training = True
 
-    def _waveform(self, audio: Audio, channel: int | str | None) -> Tensor:
-        device = self.feature_mean.device
+    def _joined(self, pieces: Sequence[Encoded], numbers: Sequence[int]) -> Encoded:
+        if pieces:
+            return longform.joined(self, pieces, numbers)
+        frames = self.feature_mean.new_zeros(1, 0, self.d_model)
+        layers = frames.new_zeros(len(numbers), 1, 0, self.d_model) if numbers else None
+        return Encoded(frames, torch.tensor([0], device=frames.device), layers, self.times(0))
+
+    def _features_of(self, item: Audio, channel: int | str | None) -> Iterator[Tensor]:
+        """Yield blocks of features (features, mels) of what stands in a batch."""
+        if isinstance(item, np.ndarray | Tensor) and item.ndim == 2:
+            features = torch.as_tensor(item, device=self.feature_mean.device)
+            if features.shape[1] != self.config.features.num_mels:
+                raise DataError(
+                    f"An item of shape {tuple(features.shape)} is neither a waveform (samples,) nor features "
+                    f"(features, {self.config.features.num_mels})."
+                )
+            if not bool(torch.isfinite(features).all()):
+                raise DataError("The features of an item hold NaN or infinite values.")
+            return iter([features])
+        return longform.waveform_features(self, self._blocks(item, channel))
+
+    def _blocks(self, audio: Audio, channel: int | str | None) -> Iterator[Tensor]:
+        """Yield blocks of samples (samples,) of a recording."""
         if isinstance(audio, str | os.PathLike):
-            from trunkline.audio import read
+            return map(
+                self._checked_waveform,
+                audio_files.blocks(
+                    audio,
+                    channel=channel,
+                    sample_rate=self.sample_rate,
+                    block_seconds=longform.BLOCK_SECONDS,
+                ),
+            )
+        if channel is not None:
+            raise UsageError(
+                f"channel={channel!r} chooses a voice of a file; a waveform is one voice already. "
+                "Index the channel you want and leave `channel` out."
+            )
+        if isinstance(audio, Iterator):
+            return map(self._checked_waveform, audio)
+        waveform = self._checked_waveform(audio)
+        return iter(waveform.split(round(longform.BLOCK_SECONDS * self.sample_rate)))
 
-            audio = read(audio, channel=channel, sample_rate=self.sample_rate)
-        waveform = torch.as_tensor(audio, device=device)
+    def _checked_waveform(self, audio: np.ndarray | Tensor) -> Tensor:
+        waveform = torch.as_tensor(audio, device=self.feature_mean.device)
         if not waveform.is_floating_point():
             raise DataError(
                 f"A waveform of {waveform.dtype} has no known scale; give floats in [-1, 1], "

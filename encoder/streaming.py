@@ -126,6 +126,21 @@ def advance(
     ]
 
 
+def align(ahead: Sequence[Tensor], given: Given) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the asked-for layers of the frames that are given back, in rising order, and what is ahead of them.
+
+    Args:
+        ahead: what this returned for the step before, or an empty tensor for each layer.
+        given: what the step gave.
+    """
+    count = given.frames.shape[1]
+    layers = [
+        _join(waiting, given.layers[number])
+        for waiting, number in zip(ahead, sorted(given.layers), strict=True)
+    ]
+    return [layer[:, :count] for layer in layers], [layer[:, count:] for layer in layers]
+
+
 class _Part(NamedTuple):
     """The new frames of one strand at one layer."""
 
