@@ -35,6 +35,35 @@ def edit_distances(
     return result
 
 
+def align(substitution: np.ndarray, gap: float = 1.0) -> list[tuple[int | None, int | None]]:
+    """Return the cheapest alignment for substitution costs (a, b): pairs of positions, None where one has no partner.
+
+    Insertion and deletion cost `gap`; of equally cheap ways the one with more substitutions is taken.
+    """
+    rows, columns = substitution.shape
+    substitution = substitution.astype(np.float64)
+    total = np.zeros((rows + 1, columns + 1))
+    total[:, 0], total[0] = gap * np.arange(rows + 1), gap * np.arange(columns + 1)
+    for i in range(rows):
+        for j in range(columns):
+            total[i + 1, j + 1] = min(
+                total[i, j] + substitution[i, j], total[i, j + 1] + gap, total[i + 1, j] + gap
+            )
+    pairs: list[tuple[int | None, int | None]] = []
+    i, j = rows, columns
+    while i or j:
+        if i and j and total[i, j] == total[i - 1, j - 1] + substitution[i - 1, j - 1]:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+        elif i and total[i, j] == total[i - 1, j] + gap:
+            i -= 1
+            pairs.append((i, None))
+        else:
+            j -= 1
+            pairs.append((None, j))
+    return pairs[::-1]
+
+
 def string_distances(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     """Return the Levenshtein distance of every pair of strings over the longer one's length, float32 (pairs,)."""
     codes_a, lengths_a = _codes(a)

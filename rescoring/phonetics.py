@@ -76,30 +76,40 @@ def pairwise_distances(
     return result
 
 
-def distance_matrix(
-    tokens_a: Sequence[str], tokens_b: Sequence[str], dialect: str | Costs = "any"
-) -> np.ndarray:
-    """Return the distance of every token of a list from every token of another, float32 (a, b).
+class Described(NamedTuple):
+    """Tokens and their rows in the cost matrices, for lists that are compared again and again."""
 
-    Tokens are normalised words, as `trunkline.syllable.words` gives them.
-    """
+    tokens: Sequence[str]
+    heads: np.ndarray  # (tokens,), 0 for foreign tokens
+    rimes: np.ndarray
+    foreign: np.ndarray  # bool: no Vietnamese syllable
+
+    def take(self, places: np.ndarray) -> Described:
+        """Return the tokens at these places."""
+        chosen: list[str] = [self.tokens[int(place)] for place in places]
+        return Described(chosen, self.heads[places], self.rimes[places], self.foreign[places])
+
+
+def describe(tokens: Sequence[str]) -> Described:
+    """Return what `distance_matrix` looks up for each token; tokens are as `trunkline.syllable.words` gives them."""
+    rows = np.array([_describe(token) for token in tokens], dtype=np.intp).reshape(-1, 3)
+    return Described(tokens, rows[:, 0], rows[:, 1], rows[:, 2].astype(bool))
+
+
+def distance_matrix(
+    tokens_a: Sequence[str] | Described,
+    tokens_b: Sequence[str] | Described,
+    dialect: str | Costs = "any",
+) -> np.ndarray:
+    """Return the distance of every token of a list from every token of another, float32 (a, b)."""
     costs = default_costs(dialect) if isinstance(dialect, str) else dialect
     matrices = matrices_of(costs)
-    a, b = _describe_all(tokens_a), _describe_all(tokens_b)
+    a, b = (x if isinstance(x, Described) else describe(x) for x in (tokens_a, tokens_b))
     result = matrices.head[a.heads[:, None], b.heads] + matrices.rime[a.rimes[:, None], b.rimes]
     if a.foreign.any() or b.foreign.any():
         rows, columns = np.nonzero(a.foreign[:, None] | b.foreign)
-        result[rows, columns] = _foreign_distances(
-            [tokens_a[row] for row in rows.tolist()],
-            [tokens_b[column] for column in columns.tolist()],
-        )
+        result[rows, columns] = _foreign_distances(a.take(rows).tokens, b.take(columns).tokens)
     return result
-
-
-class _Tokens(NamedTuple):
-    heads: np.ndarray  # rows of the cost matrices; 0 for foreign tokens
-    rimes: np.ndarray
-    foreign: np.ndarray  # bool
 
 
 class _Numbered(NamedTuple):
@@ -116,11 +126,6 @@ def _describe(token: str) -> tuple[int, int, bool]:
     if syllable is None:
         return 0, 0, True
     return head_number(syllable), rime_number(syllable), False
-
-
-def _describe_all(tokens: Sequence[str]) -> _Tokens:
-    described = np.array([_describe(token) for token in tokens], dtype=np.intp).reshape(-1, 3)
-    return _Tokens(described[:, 0], described[:, 1], described[:, 2].astype(bool))
 
 
 def _foreign_distances(a: Sequence[str], b: Sequence[str]) -> np.ndarray:

@@ -21,15 +21,22 @@ MIN_EIGENVALUE = 0.01
 MAX_SYLLABLES = 6
 
 
+@lru_cache(maxsize=65536)
 def syllable_vector(syllable: Syllable, dialect: str | Costs = "any") -> np.ndarray:
     """Return the vector of a syllable, float32 (dim,); the same for equal syllables, on every machine and run."""
-    tables = _tables(default_costs(dialect) if isinstance(dialect, str) else dialect)
-    return np.concatenate(
+    vector = np.concatenate(
         [
             table[SYMBOLS[part].index(getattr(syllable, part))]
-            for part, table in zip(PARTS, tables, strict=True)
+            for part, table in zip(PARTS, _tables(dialect), strict=True)
         ]
     )
+    vector.setflags(write=False)  # the next caller gets the same one
+    return vector
+
+
+def dimension(dialect: str | Costs = "any") -> int:
+    """Return the length of a syllable's vector; 42 for the shipped tables."""
+    return sum(table.shape[1] for table in _tables(dialect))
 
 
 def phrase_vector(tokens: Sequence[str], dialect: str | Costs = "any") -> np.ndarray | None:
@@ -46,7 +53,8 @@ def phrase_vector(tokens: Sequence[str], dialect: str | Costs = "any") -> np.nda
 
 
 @lru_cache(maxsize=16)
-def _tables(costs: Costs) -> tuple[np.ndarray, ...]:
+def _tables(dialect: str | Costs) -> tuple[np.ndarray, ...]:
+    costs = default_costs(dialect) if isinstance(dialect, str) else dialect
     return tuple(_embed(costs.weights[part] * part_matrix(costs, part)) for part in PARTS)
 
 
