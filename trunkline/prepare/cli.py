@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from trunkline import command
 
 _HOME = "trunkline.prepare.commands"
+_STEPS = "trunkline.prepare"
 
 # Name -> (module with `add_arguments(parser)` and `run(args)`, what it does). Only the module of the
 # command that was asked for is imported.
@@ -19,6 +20,7 @@ COMMANDS = {
         f"{_HOME}.importer",
         "write a manifest from a folder of audio, CSV, TSV, Kaldi, NeMo or Lhotse data",
     ),
+    "split": (f"{_STEPS}.split", "train, dev and test that share no call, speaker or phone"),
 }
 
 
