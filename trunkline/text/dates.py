@@ -119,7 +119,8 @@ def _clock(match: re.Match[str], before: Before) -> Reading | None:
 
 def _minutes(match: re.Match[str], before: Before) -> Reading | None:
     """79', minutes of a match."""
-    return Reading(match.end(), f"{read_number(match['number'])} phút", "time")
+    minutes = "" if before.word == "phút" or "phút" in before.words(4).split() else " phút"
+    return Reading(match.end(), f"{read_number(match['number'])}{minutes}", "time")
 
 
 RULES: list[Rule] = [

@@ -34,7 +34,7 @@ _TIMES = re.compile(rf"({NUMBER})\s?[x×]\s?(?=\d)")
 _CHAIN = re.compile(rf"\d+(?:-\d+){{2,}}{END_OF_NUMBER}")
 _VERSION = re.compile(rf"\d+(?:\.\d+){{2,}}{END}(?![,]\d)")
 _LIST = re.compile(rf"\d+(?:,\d+){{2,}}{END_OF_NUMBER}")
-_SLASHED = re.compile(rf"({NUMBER})((?:/\d+)+){END}(?!/\d)")
+_SLASHED = re.compile(rf"({NUMBER})((?:/\d+)+)(?!/?\d)")
 _RATIO = re.compile(rf"\d+(?::\d+)+{END}(?![.,:/]\d)")
 _GLUED = re.compile(rf"({NUMBER})([^\W\d_]{{2,}})(?![^\W_])")
 _LETTERED = re.compile(r"(\d{1,4})([A-Za-zĐđ])(?![^\W_])")
@@ -183,10 +183,12 @@ def _slashed(match: re.Match[str], before: Before) -> Reading | None:
     """2/3 is a fraction; 120/80, 115/2020 and house numbers are read with "trên"."""
     first, rest = match[1], match[2][1:].split("/")
     if len(rest) == 1 and first.isdecimal() and 0 < int(first) < int(rest[0]) <= 10:
-        words = f"{cardinal(int(first))} phần {cardinal(int(rest[0]))}"
-        return Reading(match.end(), words, "fraction")
-    words = " trên ".join([read_number(first), *map(read_integer, rest)])
-    return Reading(match.end(), words, "fraction")
+        words = f"{cardinal(int(first))} phần {ordinal(int(rest[0]))}"
+    else:
+        words = " trên ".join([read_number(first), *map(read_integer, rest)])
+    unit, end, _ = _with_unit(match.string, match.end(), before)
+    glued = not unit and match.string[end : end + 1].isalnum()
+    return None if glued else Reading(end, words + unit, "fraction")
 
 
 def _lettered(match: re.Match[str], before: Before) -> Reading | None:

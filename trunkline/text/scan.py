@@ -157,6 +157,8 @@ class Scan:
                     return self._put(at, end, number, "roman")
         if following in ".&/-" and following:
             return self._dotted(at)
+        if following == "$" and text[at:end] == "US":
+            return self._by_rule(at)
         if following.isdecimal():
             return self._alphanumeric(at)
         if following in ("", " ", "\u00a0"):

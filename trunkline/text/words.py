@@ -44,7 +44,7 @@ def read_word(written: str, readings: Readings, *, tone: str, spell: bool) -> Wo
         return Word(reading, ("abbreviation",) if reading != lower else case)
     if not LATIN.fullmatch(written):
         return Word(written, flag="script")
-    if len(written) == 1 and written != lower and not _VOWEL.fullmatch(syllable_base(lower)):
+    if written in readings.letters and not _VOWEL.fullmatch(lower):
         return Word(readings.spell(written), ("letter",))
     if _FILLER.fullmatch(lower):
         return Word(lower, case, tag="filler")
@@ -62,11 +62,6 @@ def lower_case(written: str) -> str:
     """Return a word in lower case and NFC, which lowering may undo."""
     lower = written.lower()
     return lower if lower.isascii() else unicodedata.normalize("NFC", lower)
-
-
-def syllable_base(letter: str) -> str:
-    """Return a letter without its tone mark."""
-    return syllable.TONED.get(letter, (letter, ""))[0]
 
 
 def _foreign(
