@@ -20,6 +20,7 @@ COMMANDS = {
         f"{_HOME}.importer",
         "write a manifest from a folder of audio, CSV, TSV, Kaldi, NeMo or Lhotse data",
     ),
+    "normalise": (f"{_STEPS}.normalise", "transcripts as the words that were said, with a report"),
     "split": (f"{_STEPS}.split", "train, dev and test that share no call, speaker or phone"),
 }
 

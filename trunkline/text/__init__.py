@@ -5,10 +5,28 @@ and what was not understood. `decode` reads bytes of unknown encoding.
 """
 
 from trunkline.text.annotations import TAGS
-from trunkline.text.normaliser import Change, Mark, Normalised, Normaliser, normalise
+from trunkline.text.normaliser import (
+    LANGUAGES,
+    TONE_MARKS,
+    Change,
+    Mark,
+    Normalised,
+    Normaliser,
+    normalise,
+)
 from trunkline.text.readings import Readings, load_readings
 from trunkline.text.repair import decode
 
 __all__ = [
-    "TAGS", "Change", "Mark", "Normalised", "Normaliser", "Readings", "decode", "load_readings", "normalise",
-]  # fmt: skip
+    "LANGUAGES",
+    "TAGS",
+    "TONE_MARKS",
+    "Change",
+    "Mark",
+    "Normalised",
+    "Normaliser",
+    "Readings",
+    "decode",
+    "load_readings",
+    "normalise",
+]

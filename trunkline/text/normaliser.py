@@ -17,7 +17,7 @@ from trunkline.text.scan import Language, Piece, Scan
 from trunkline.text.words import Word, lower_case, read_word
 
 LANGUAGES = ("vi", "neutral")
-TONES = ("old", "new", "keep")
+TONE_MARKS = ("old", "new", "keep")
 ANNOTATIONS = ("tag", "drop")
 
 
@@ -85,7 +85,7 @@ class Normaliser:
     ) -> None:
         for name, given, allowed in (
             ("language", language, LANGUAGES),
-            ("tone_mark", tone_mark, TONES),
+            ("tone_mark", tone_mark, TONE_MARKS),
             ("annotations", annotations, ANNOTATIONS),
         ):
             if given not in allowed:
