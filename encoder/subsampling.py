@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
+
+BLOCK = 32
+"""Frames that are subsampled at once where no gradient is needed: the first convolution makes 80 times their size."""
 
 
 def num_frames(num_features: int) -> int:
@@ -26,6 +30,16 @@ def _halved(bins: int) -> int:
     return (bins - 3) // 2 + 1
 
 
+class PatchConv(nn.Conv2d):
+    """A dense convolution, given its patches (..., inputs), as a matrix product, and ReLU: (..., channels)."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Return (..., channels)."""
+        rows = patches.flatten(0, -2)  # may copy: patches overlap
+        output = functional.linear(rows, self.weight.flatten(1), self.bias)
+        return output.relu_().unflatten(0, patches.shape[:-1])
+
+
 class Subsampling(nn.Module):
     """Features (batch, features, mels) to frames (batch, frames, dim), scaled by sqrt(dim) as in the reference.
 
@@ -38,11 +52,11 @@ class Subsampling(nn.Module):
         self.scale = math.sqrt(dim)
         self.conv = nn.ModuleList(
             [
-                nn.Conv2d(1, channels, 3, stride=2),
+                PatchConv(1, channels, 3, stride=2),
                 nn.Conv2d(channels, channels, 3, stride=2, groups=channels),
-                nn.Conv2d(channels, channels, 1),
+                PatchConv(channels, channels, 1),
                 nn.Conv2d(channels, channels, 3, stride=2, groups=channels),
-                nn.Conv2d(channels, channels, 1),
+                PatchConv(channels, channels, 1),
             ]
         )
         self.out = nn.Linear(channels * _halved(_halved(_halved(num_mels))), dim)
@@ -70,19 +84,24 @@ class Subsampling(nn.Module):
         frames = num_frames(length)
         if frames == 0:
             return features.new_zeros(batch, 0, self.out.out_features)
-        used = features[:, : SUBSAMPLING * (frames - 1) + RECEPTIVE_FIELD]
+        if torch.is_grad_enabled() or batch * frames <= BLOCK:
+            return self._subsample(features, 0, frames)
+        block = max(1, BLOCK // batch)
+        return torch.cat(
+            [
+                self._subsample(features, first, min(first + block, frames))
+                for first in range(0, frames, block)
+            ],
+            dim=1,
+        )
+
+    def _subsample(self, features: Tensor, first: int, last: int) -> Tensor:
+        """Return the frames [first, last)."""
+        used = features[:, SUBSAMPLING * first : SUBSAMPLING * (last - 1) + RECEPTIVE_FIELD]
         dense, *pairs = self.conv
-        patches = used.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
-        hidden = _dense(patches, dense)
+        hidden = dense(used.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3))
         for depthwise, pointwise in zip(pairs[::2], pairs[1::2], strict=True):
             hidden = depthwise(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            hidden = _dense(hidden, pointwise)
+            hidden = pointwise(hidden)
         # Channel-major, bin-minor, as the reference flattens it.
         return self.out(hidden.transpose(2, 3).flatten(2)) * self.scale
-
-
-def _dense(hidden: Tensor, conv: nn.Module) -> Tensor:
-    """Apply a convolution over patches (..., inputs) as a matrix product, then ReLU."""
-    weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
-    output = functional.linear(hidden.flatten(0, 2), weight.flatten(1), bias)
-    return output.relu_().unflatten(0, hidden.shape[:3])
