@@ -43,7 +43,7 @@ class Backbone(nn.Module):
         self.config = config
         self.fingerprint: str | None = None
         """SHA-256 over configuration and weights, once saved or loaded."""
-        self._token = secrets.randbits(62)
+        self._stream_key: int | None = None
         self.log_mel = LogMel(config.features)
         self.register_buffer("feature_mean", torch.zeros(config.features.num_mels))
         self.register_buffer("feature_scale", torch.ones(config.features.num_mels))
@@ -285,12 +285,10 @@ class Backbone(nn.Module):
     @property
     def stream_key(self) -> int:
         """A number by which states of this backbone's streams are told: of its weights, once saved or loaded."""
-        return int(self.fingerprint[:15], 16) if self.fingerprint else self._token
-
-    @property
-    def stream_keys(self) -> set[int]:
-        """The numbers that states of this backbone may have: `save` may come between two steps."""
-        return {self._token, self.stream_key}
+        if self._stream_key is None:
+            own = secrets.token_hex(8) if self.fingerprint is None else self.fingerprint
+            self._stream_key = int(own[:15], 16)
+        return self._stream_key
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -70,11 +70,15 @@ class Context(NamedTuple):
         as far as the convolution reaches from there, and the input of the whole chunk that this lies in, and `right`
         frames more.
         """
-        half, ahead = kernel // 2, 0
+        return self._needed(self.chunk, layers, kernel) - self.chunk
+
+    def _needed(self, frames: int, layers: int, kernel: int) -> int:
+        """Return how many frames from the beginning of a chunk on its first `frames` outputs depend on."""
+        half = kernel // 2
         for _ in range(layers):
-            reach = min(ahead + half, self._chunk_end(ahead) + min(half, self.right))
-            ahead = self._chunk_end(reach) + self.right
-        return ahead
+            reach = min(frames + half, self._chunk_end(frames) + min(half, self.right))
+            frames = self._chunk_end(reach) + self.right
+        return frames
 
     def _chunk_end(self, frames: int) -> int:
         return -(-frames // self.chunk) * self.chunk
@@ -82,15 +86,15 @@ class Context(NamedTuple):
     def latency(self, backbone: Backbone) -> float:
         """Return the longest time in seconds from the first sample of a frame to the one that completes it.
 
-        That is the first frame of a chunk, which waits for the rest of the chunk, for the look-ahead of all layers
-        and for the features of the last frame of it. Full context waits for the end: infinity.
+        A frame waits for the rest of its chunk, for the look-ahead of all layers, and for the features that the last
+        of those frames is made of. Full context waits for the end: infinity.
         """
         if self.is_full:
             return math.inf
-        ahead = self.look_ahead(backbone.num_layers, backbone.config.kernel)
+        depth, kernel = backbone.num_layers, backbone.config.kernel
+        wait = max(self._needed(n + 1, depth, kernel) - n for n in range(self.chunk)) - 1
         hop = SUBSAMPLING * backbone.config.features.hop
-        samples = (self.chunk + ahead - 1) * hop + backbone.receptive_field
-        return samples / backbone.sample_rate
+        return (wait * hop + backbone.receptive_field) / backbone.sample_rate
 
 
 @dataclass(frozen=True)

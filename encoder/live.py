@@ -132,8 +132,7 @@ def _checked(
             f"lengths {lengths.tolist()} do not fit features of shape {tuple(features.shape)}; "
             "give one length per stream, 0 for one that is idle."
         )
-    strangers = [key for key in state.model.tolist() if key not in backbone.stream_keys]
-    if strangers:
+    if any(key != backbone.stream_key for key in state.model.tolist()):
         raise UsageError("The state belongs to another backbone; begin with this one's init_state.")
     news = lengths.tolist()
     over = [n for n, done in enumerate(state.finished.tolist()) if done and (news[n] or n in ended)]

@@ -68,17 +68,18 @@ def join_states(states: Iterable[StreamState]) -> StreamState:
     states = list(states)
     if not states:
         raise UsageError("There are no states to join.")
-    for place, state in enumerate(states[1:], start=1):
+    places = [place for place, state in enumerate(states) if len(state.received)]
+    for place in places[1:]:
         for name, what in (
             ("model", "backbone"),
             ("context", "context"),
             ("numbers", "choice of layers"),
         ):
-            first, other = (getattr(item, name)[:1].tolist() for item in (states[0], state))
+            first, other = (getattr(states[n], name)[0].tolist() for n in (places[0], place))
             if first != other:
                 raise UsageError(
-                    f"State {place} has another {what} than state 0 ({other} against {first}): streams of one batch "
-                    "share it. Keep a batch for each."
+                    f"State {place} has another {what} than state {places[0]} ({other} against {first}): streams of "
+                    "one batch share it. Keep a batch for each."
                 )
     return _map(lambda *tensors: torch.cat(tensors), *states)
 
