@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from trunkline.checkpoint import read_json, write_json
@@ -91,6 +91,29 @@ class Weights:
         return cls(
             **known, extra={x: w for x, w in weights.items() if x not in FIELD_OF_TERM}, **guards
         )
+
+    def changed(self, settings: Iterable[str]) -> Self:
+        """Return the weights with some replaced: ``beta=0.6``, ``margin=2``, ``extra.NAME=1``.
+
+        Raises:
+            ConfigError: an unknown name, or what is given is no number.
+        """
+        fresh: dict[str, Any] = {}
+        extra = dict(self.extra)
+        names = [*FIELD_OF_TERM.values(), *GUARDS]
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            try:
+                number = float(value)
+            except ValueError as error:
+                raise ConfigError(f"{setting!r} must be NAME=NUMBER, such as beta=0.6.") from error
+            if name.startswith("extra."):
+                extra[name.removeprefix("extra.")] = number
+            elif name in names:
+                fresh[name] = number
+            else:
+                raise ConfigError(f"There is no weight {name!r}.{nearest(name, names)}")
+        return replace(self, extra=extra, **fresh)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as JSON."""
