@@ -38,7 +38,7 @@ from examples.bank_dialogues import (
     backchannel,
     write_dialogue,
 )
-from examples.telephone import NOISES, Handset, telephone
+from examples.telephone import Handset, telephone
 from examples.voices import (
     ACCENTS,
     FEMALE_TIMBRES,
@@ -50,6 +50,7 @@ from examples.voices import (
     synthesise,
 )
 from trunkline import command, log
+from trunkline.augment.config import NOISES
 from trunkline.checkpoint import write_folder
 from trunkline.errors import UsageError
 from trunkline.manifest import write_manifest
