@@ -22,6 +22,8 @@ COMMANDS = {
     ),
     "normalise": (f"{_STEPS}.normalise", "transcripts as the words that were said, with a report"),
     "split": (f"{_STEPS}.split", "train, dev and test that share no call, speaker or phone"),
+    "tag": (f"{_STEPS}.tag", "mark what is wrong with transcripts and turns; nothing is deleted"),
+    "filter": (f"{_STEPS}.filter", "choose cuts by an expression over columns and tags"),
 }
 
 
