@@ -227,7 +227,7 @@ def test_an_expression_says_what_it_means(text, expected):
         ("[1, 2", "needs ']'"),
         ("speaker in ['a', b]", "needs a value at 'b ]'"),
         ("__import__('os')", "needs a comparison"),
-        ("a.__class__()", "needs a value"),
+        ("a.__class__()", "needs a comparison"),
         ("().x", "needs a value"),
         ("and", "needs a value at 'and'"),
         ("-'a' == 1", "no negative"),
