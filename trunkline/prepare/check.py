@@ -1,19 +1,22 @@
-"""Every fault of a manifest and its recordings, in one pass that never stops at the first."""
+"""`trunkline data check`: every fault of a manifest and its recordings, in one pass that never stops."""
 
 from __future__ import annotations
 
+import argparse
 import collections
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trunkline import audio, importers, log
 from trunkline.errors import DataError, DependencyError, StorageError
-from trunkline.manifest import Manifest, load_manifest, manifest_of_rows
 from trunkline.rows import Cut, Row, parse_row
+
+if TYPE_CHECKING:
+    from trunkline.manifest import Manifest
 
 KINDS = {
     "manifest": "the manifest as a whole cannot be read",
@@ -33,6 +36,7 @@ KINDS = {
     "silent": "no sample reaches -60 dB of full scale",
 }
 
+_SHOWN = 20  # faults printed; all of them are in the report and in the JSON output
 _TOLERANCE = 0.1  # s between a declared and a true duration
 _SILENT = 1e-3
 _FULL, _FLAT = (
@@ -109,6 +113,8 @@ def check(source: Path, *, samples: bool = False) -> Report:
 
 def _load(source: Path, report: Report) -> Manifest | tuple[()]:
     """Return what can be read of a manifest; lines that cannot are faults of the report."""
+    from trunkline.manifest import load_manifest, manifest_of_rows
+
     if not source.exists():
         raise StorageError(f"{source} does not exist.")
 
@@ -190,3 +196,53 @@ def _finding(kind: str, cut: Cut, message: str) -> Finding:
 
 def _add(findings: list[Finding], kind: str, cut: Cut, message: str) -> None:
     findings.append(_finding(kind, cut, message))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.description = (
+        "Read every header (--samples: every sample) and list each fault with file and line. "
+        "Exit status 1 when there is one."
+    )
+    parser.epilog = "Example: trunkline data check calls.jsonl --samples --report faults.json"
+    parser.add_argument("manifest", type=Path, help="a manifest or folder in any known format")
+    parser.add_argument(
+        "--samples", action="store_true", help="decode everything, not only headers"
+    )
+    parser.add_argument("--report", type=Path, help="write all findings to this JSON file")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Check a manifest; exit status 1 when anything is wrong."""
+    from trunkline.checkpoint import write_json
+
+    report = check(args.manifest, samples=args.samples)
+    if args.report:
+        write_json(args.report, report.to_dict())
+    rows, notes = (
+        [
+            {"line": found.line, "kind": found.kind, "id": found.id, "what": found.message}
+            for found in findings
+        ]
+        for findings in (report.faults, report.notes)
+    )
+    shown = len(rows) if args.json else _SHOWN
+    return {
+        "manifest": str(args.manifest),
+        "cuts": report.cuts,
+        "files": report.files,
+        "hours": round(report.hours, 4),
+        "faults": len(report.faults),
+        "notes": len(report.notes),
+        "counts": report.counts(),
+        "report": str(args.report) if args.report else None,
+        "tables": {
+            title: items[:shown]
+            for title, items in (
+                (f"faults (first {shown})" if len(rows) > shown else "faults", rows),
+                ("notes", notes),
+            )
+            if items
+        },
+        "exit_status": 1 if report.faults else 0,
+    }

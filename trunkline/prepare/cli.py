@@ -9,15 +9,14 @@ from collections.abc import Sequence
 
 from trunkline import command
 
-_HOME = "trunkline.prepare.commands"
 _STEPS = "trunkline.prepare"
 
 # Name -> (module with `add_arguments(parser)` and `run(args)`, what it does). Only the module of the
 # command that was asked for is imported.
 COMMANDS = {
-    "check": (f"{_HOME}.check", "list every fault of a manifest and its recordings"),
+    "check": (f"{_STEPS}.check", "list every fault of a manifest and its recordings"),
     "import": (
-        f"{_HOME}.importer",
+        f"{_STEPS}.convert",
         "write a manifest from a folder of audio, CSV, TSV, Kaldi, NeMo or Lhotse data",
     ),
     "normalise": (f"{_STEPS}.normalise", "transcripts as the words that were said, with a report"),
