@@ -7,24 +7,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rescoring.combine import Rescorer
+    from rescoring.consensus import Consensus, Phonetic
+    from rescoring.nbest import Hypothesis, NBest, read_nbest, write_nbest
     from rescoring.phonetics import phonetic_distance, phonetic_similarity
     from rescoring.soundex import vnsoundex
     from rescoring.telex import from_telex, to_telex
+    from rescoring.weights import Weights
 
 _MODULES = {
+    "Consensus": "rescoring.consensus",
+    "Hypothesis": "rescoring.nbest",
+    "NBest": "rescoring.nbest",
+    "Phonetic": "rescoring.consensus",
+    "Rescorer": "rescoring.combine",
+    "Weights": "rescoring.weights",
     "from_telex": "rescoring.telex",
     "phonetic_distance": "rescoring.phonetics",
     "phonetic_similarity": "rescoring.phonetics",
+    "read_nbest": "rescoring.nbest",
     "to_telex": "rescoring.telex",
     "vnsoundex": "rescoring.soundex",
+    "write_nbest": "rescoring.nbest",
 }
 
 __all__ = [
+    "Consensus",
+    "Hypothesis",
+    "NBest",
+    "Phonetic",
+    "Rescorer",
+    "Weights",
     "from_telex",
     "phonetic_distance",
     "phonetic_similarity",
+    "read_nbest",
     "to_telex",
     "vnsoundex",
+    "write_nbest",
 ]
 
 

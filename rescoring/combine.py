@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from rescoring.weights import Weights
 from trunkline.command import format_summary
 from trunkline.errors import UsageError
 from trunkline.nbest import NBest
+
+if TYPE_CHECKING:
+    from rescoring.phrases import PhraseList
 
 DECIMALS = 6  # totals that differ by less are equal, so that rounding errors decide nothing
 
@@ -77,7 +80,8 @@ class Rescorer:
         semantic: word vectors, such as `rescoring.semantic.SemanticModel`.
         phonetic: how phonetic distances are taken, or a dialect.
         scorers: further terms: name -> a callable that gives each text a number.
-        phrases: phrases for the term bias in every list, beside each list's own.
+        phrases: for the term bias in every list, beside each list's own (`rescoring.bias.expand` makes
+            hypotheses of them).
         consensus: let the list vote on the totals, see `Consensus`.
 
     Raises:
@@ -92,13 +96,17 @@ class Rescorer:
         phonetic: Phonetic | str | None = None,
         *,
         scorers: Mapping[str, Scorer] | None = None,
-        phrases: Sequence[str] = (),
+        phrases: PhraseList | Iterable[str] | None = None,
         consensus: Consensus | None = None,
     ) -> None:
         self.weights = Weights() if weights is None else weights
         if phonetic is None or isinstance(phonetic, str):
             phonetic = Phonetic() if phonetic is None else Phonetic(phonetic)
-        self.models = Models(lm, semantic, phonetic, dict(scorers or {}), tuple(phrases))
+        if phrases is not None:
+            from rescoring.phrases import as_phrase_list
+
+            phrases = as_phrase_list(phrases)
+        self.models = Models(lm, semantic, phonetic, dict(scorers or {}), phrases)
         self.consensus = consensus
         if self.weights.gamma and semantic is None:
             raise UsageError(

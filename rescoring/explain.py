@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rescoring.options import add_model_options
+from rescoring.options import add_model_options, expander
 from rescoring.rescore import add_weight_options, build
 from trunkline.command import Summary, run
 
@@ -44,6 +44,7 @@ def _explain(arguments: argparse.Namespace) -> Summary:
     from trunkline.nbest import read_nbest
 
     rescorer = build(arguments)
+    expanded = expander(arguments, rescorer)
     wanted: dict[str, None] = dict.fromkeys(arguments.utt or ())
     seen: list[str] = []
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -51,7 +52,7 @@ def _explain(arguments: argparse.Namespace) -> Summary:
         seen.append(nbest.utt_id)
         if wanted and nbest.utt_id not in wanted:
             continue
-        found = rescorer.explain(nbest)
+        found = rescorer.explain(expanded(nbest))
         about = [nbest.utt_id]
         about += [f"ref: {nbest.ref}"] * (nbest.ref is not None)
         about += [f"left as it was: {found.result.kept}"] * bool(found.result.kept)

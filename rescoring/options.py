@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from trunkline.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rescoring.combine import Rescorer
     from rescoring.weights import Weights
+    from trunkline.nbest import NBest
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --lm, --semantic, --phrases, --dialect and --pivots."""
+    """Add --lm, --semantic, --phrases and what goes with them."""
     group = parser.add_argument_group(
         "models (a term without its model is off, or as the lists give it)"
     )
@@ -30,9 +34,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="D",
-        help="with --phrases: a stretch of the 1-best this near (phonetic distance) to a phrase "
-        "gives the list a further hypothesis with the phrase; tune it to the size of the list",
+        help="how far (mean phonetic distance) a stretch of the 1-best may be from a phrase, --phrases' or the "
+        "list's own, to give the list a further hypothesis with the phrase; default: by the number of phrases",
     )
+    option("--no-expand", action="store_true", help="add no hypotheses")
     option("--dialect", default="any", help="for phonetic distances: any, north, centre, south")
     option(
         "--pivots",
@@ -63,18 +68,32 @@ def build_rescorer(
         from rescoring.phrases import PhraseList
 
         more["phrases"] = PhraseList.read(arguments.phrases, arguments.dialect)
-        more["threshold"] = arguments.threshold
-    elif arguments.threshold is not None:
-        from trunkline.errors import UsageError
-
-        raise UsageError("--threshold says how near to a phrase; give --phrases too.")
     phonetic = Phonetic(arguments.dialect, pivots=arguments.pivots)
     return Rescorer(weights, lm, semantic, phonetic, **more)
 
 
+def expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callable[[NBest], NBest]:
+    """Return what adds hypotheses with phrases to a list, or returns it as it is where there are none."""
+    phrases, threshold = rescorer.models.phrases, arguments.threshold
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold must be from 0 to 1, not {threshold:g}.")
+
+    def expanded(nbest: NBest) -> NBest:
+        if arguments.no_expand or not (phrases or nbest.bias):
+            return nbest
+        from rescoring.bias import expand
+
+        try:
+            return expand(nbest, phrases, threshold=threshold)
+        except DataError as error:
+            raise DataError(f"{nbest.utt_id}: {error}") from error
+
+    return expanded
+
+
 def sources(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the models' options as a record keeps them."""
-    names = ("lm", "semantic", "phrases", "threshold", "dialect", "pivots")
+    names = ("lm", "semantic", "phrases", "threshold", "no_expand", "dialect", "pivots")
     found = {name: getattr(arguments, name) for name in names}
     return {
         name: str(x) if isinstance(x, Path) else x for name, x in found.items() if x is not None

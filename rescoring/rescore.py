@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rescoring.options import add_model_options, build_rescorer
+from rescoring.options import add_model_options, build_rescorer, expander
 from trunkline.command import Summary, run
 
 if TYPE_CHECKING:
@@ -139,11 +139,12 @@ def _rescore(arguments: argparse.Namespace) -> Summary:
     if arguments.out.exists() and arguments.out.samefile(arguments.lists):
         raise UsageError(f"--out {arguments.out} is the file that is read; give another name.")
     rescorer = build(arguments)
+    expanded = expander(arguments, rescorer)
     tally = _Tally()
 
     def rescored() -> Iterator[NBest]:
         for nbest in progress(read_nbest(arguments.lists), description="rescoring", unit="lists"):
-            result = rescorer.score(nbest)
+            result = rescorer.score(expanded(nbest))
             tally.add(nbest, result)
             yield _annotated(result)
 

@@ -144,7 +144,7 @@ def _neighbours(spoken: Sequence[str], known: Sequence[str], dialect: str, pool:
 
 def _first_of(known: Sequence[str], row: np.ndarray, pool: int) -> tuple[list[str], np.ndarray]:
     nearest = np.argsort(row, kind="stable")[:pool]
-    return [known[column] for column in nearest], row[nearest].astype(np.float64)
+    return [known[int(column)] for column in nearest], row[nearest].astype(np.float64)
 
 
 def _slots(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from rescoring.consensus import Phonetic, expected_distances
 from trunkline.errors import DataError, UsageError
 from trunkline.nbest import NBest
 from trunkline.syllable import words
+
+if TYPE_CHECKING:
+    from rescoring.phrases import PhraseList
 
 TERMS = ("am", "lm", "sem", "phon", "bias", "len")
 SECOND_TEXT = "second"  # key of NBest.extra: what another recogniser heard
@@ -56,7 +60,7 @@ class Models:
     semantic: SemanticScorer | None = None
     phonetic: Phonetic = field(default_factory=Phonetic)
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
-    phrases: Sequence[str] = ()
+    phrases: PhraseList | None = None
 
     def __post_init__(self) -> None:
         if clash := sorted(set(self.scorers) & set(TERMS)):
@@ -131,12 +135,23 @@ class ListTerms:
         return -expected_distances(self.distinct, self.distinct_am, settings)[self.members]
 
     def _bias(self) -> np.ndarray | None:
-        phrases = (*self.models.phrases, *self.nbest.bias)
-        if not phrases:
+        """Points for the phrases of every list and for those of this one that are not among them."""
+        general, own = self.models.phrases, self.nbest.bias
+        if general is not None:
+            own = tuple(x for x in own if tuple(words(x)) not in _tokens_of(general))
+        if general is None and not own:
             return None
         from rescoring.bias import bias_scores
 
-        return self._ask(lambda texts: bias_scores(texts, phrases))
+        try:
+            found = [
+                self._ask(lambda texts, phrases=phrases: bias_scores(texts, phrases))
+                for phrases in (general, own)
+                if phrases
+            ]
+        except DataError as error:
+            raise DataError(f"{self.nbest.utt_id}: {error}") from error
+        return np.sum(found, axis=0)
 
     def _own(self, term: str) -> np.ndarray | None:
         match term:
@@ -180,6 +195,11 @@ class ListTerms:
             text = self.nbest.texts[int(np.flatnonzero(~np.isfinite(found))[0])]
             raise DataError(f"{self.nbest.utt_id}: term {term} of {text!r} is not finite.")
         return found
+
+
+@lru_cache(maxsize=8)
+def _tokens_of(phrases: PhraseList) -> frozenset[tuple[str, ...]]:
+    return frozenset(phrases.tokens)
 
 
 def _merged(am: np.ndarray, members: np.ndarray, count: int) -> np.ndarray:

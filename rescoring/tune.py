@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rescoring.options import add_model_options, build_rescorer, sources
+from rescoring.options import add_model_options, build_rescorer, expander, sources
 from trunkline.command import Summary, run
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def _tune(arguments: argparse.Namespace) -> Summary:
     from trunkline.nbest import read_nbest
 
     rescorer = build_rescorer(arguments)
-    features = collect(read_nbest(arguments.lists), rescorer)
+    expanded = expander(arguments, rescorer)
+    features = collect(map(expanded, read_nbest(arguments.lists)), rescorer)
     terms = [x.strip() for x in arguments.terms.split(",")] if arguments.terms else None
     tuned = tune(
         features,
@@ -71,7 +72,7 @@ def _tune(arguments: argparse.Namespace) -> Summary:
     tables[title] = ablations(features, tuned.weights, arguments.seed)
     tables["Steps (held-out word error rate, and its difference from the set before)"] = tuned.steps
     if arguments.test:
-        test = collect(read_nbest(arguments.test), rescorer)
+        test = collect(map(expanded, read_nbest(arguments.test)), rescorer)
         found = report(test, test.chosen(tuned.weights), arguments.seed)
         tables |= {f"{name} of {arguments.test}": x for name, x in found.pop("tables").items()}
         summary["test"] = found
