@@ -100,11 +100,11 @@ def _training(rounds: list[Path]) -> dict[str, Any]:
 
 
 def _probe(arguments: argparse.Namespace, task: tuple[str, str, str]) -> dict[str, Any]:
-    """Probe one label in one context, against a random backbone and (where nothing limits it) MFCC."""
+    """Probe one label in one context; where nothing limits it, against a random backbone and MFCC."""
     name, label, context = task
     out = arguments.work / f"probe-{label}-{context.replace(',', '-')}.json"
-    backbones = [str(arguments.work / "run" / "backbone"), "random:small"]
-    backbones += ["mfcc"] if context == "full" else []
+    backbones = [str(arguments.work / "run" / "backbone")]
+    backbones += ["random:small", "mfcc"] if context == "full" else []
     given = [part for backbone in backbones for part in ("--backbone", backbone)]
     manifest = str(arguments.data / name / "manifest.jsonl")
     _command(

@@ -210,7 +210,8 @@ def test_each_setting_is_updated_as_torch_would_with_its_rate_and_decay():
     optimiser = AdamW(model)
     for _ in range(5):
         logits = model(vectors)[0]
-        optimiser.step(sum(functional.cross_entropy(each, targets) for each in logits))
+        losses = [functional.cross_entropy(each, targets) for each in logits]
+        optimiser.step(torch.stack(losses).sum())
     for number, (rate, decay) in enumerate(MLP_GRID):
         weights = [value[0, number].clone().requires_grad_() for value in starts]
         reference = torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
