@@ -76,7 +76,9 @@ def test_long_form_gives_the_frames_of_the_reference_whatever_its_blocks(setting
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-@pytest.mark.parametrize("limits", [Context(4, 6, 2), Context(64, 128, 128), Context.full()], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "limits", [Context(4, 6, 2), Context(64, 128, 128), Context.full()], ids=str
+)
 def test_short_audio_at_every_edge_has_the_same_frames_on_every_path(rate, limits):
     """0, 1, 160, 399, 400 ... samples: no crash, no frame of garbage, and a short word always has its frame."""
     backbone = strong_backbone(sample_rate=rate)
@@ -127,12 +129,18 @@ def test_windows_cover_each_query_once_with_exactly_the_keys_it_sees(data):
     low = torch.arange(total)
     seen = attention_mask(torch.arange(first, last), low, limits)
     position = first
-    for window in chunk_windows(first, last, total, limits, data.draw(st.sampled_from([1, 300, 5000]))):  # fmt: skip
+    for window in chunk_windows(
+        first, last, total, limits, data.draw(st.sampled_from([1, 300, 5000]))
+    ):
         assert window.first == position
         for repeat in range(window.repeats):
             move = repeat * limits.chunk if window.repeats > 1 else 0
             for query in range(window.first + move, window.last + move):
-                keys = range(total) if seen is None else seen[query - first].nonzero().flatten().tolist()  # fmt: skip
+                keys = (
+                    range(total)
+                    if seen is None
+                    else seen[query - first].nonzero().flatten().tolist()
+                )
                 assert (keys[0], keys[-1] + 1) == (window.low + move, window.high + move)
                 position += 1
     assert position == last
@@ -150,7 +158,7 @@ def test_pieces_follow_each_other_in_time_and_have_their_layers():
 
 
 def test_a_pure_tone_has_the_same_frames_in_blocks():
-    """Its weakest bins are 1e8 below the loudest, where rounding alone moves a logarithm: the worst case of features."""
+    """Its weakest bins are 1e8 below the loudest, where rounding alone moves a logarithm."""
     backbone, limits = strong_backbone(), Context(4, 6, 2)
     waveform = torch.sin(torch.arange(32_000) * (2 * np.pi * 440 / 8000)) * 0.5
     single = backbone.encode(waveform, context=limits)
@@ -163,7 +171,9 @@ def test_a_pure_tone_has_the_same_frames_in_blocks():
 def test_full_context_longer_than_an_hour_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(longform, "LONGEST_FULL", 20)
     backbone, waveform = strong_backbone(), 0.1 * noise(30_000)
-    with pytest.raises(UsageError, match=r"Full context.*longer than 20 frames.*Context\(64, 128, 128\)"):  # fmt: skip
+    with pytest.raises(
+        UsageError, match=r"Full context.*longer than 20 frames.*Context\(64, 128, 128\)"
+    ):
         backbone.encode(waveform)
     assert backbone.encode(waveform, context=Context(4, 6, 2)).frames.shape[1] == 45
 
@@ -224,7 +234,9 @@ def test_samples_that_are_no_numbers_stop_a_long_recording_where_they_stand(tmp_
     waveform = 0.1 * noise(240_000).numpy()
     waveform[200_000] = np.nan
     soundfile.write(tmp_path / "nan.wav", waveform, 8000, subtype="FLOAT")
-    pieces = strong_backbone().encode_blocks(tmp_path / "nan.wav", context=Context(4, 6, 0), block=50)  # fmt: skip
+    pieces = strong_backbone().encode_blocks(
+        tmp_path / "nan.wav", context=Context(4, 6, 0), block=50
+    )
     assert next(pieces).frames.isfinite().all()
     with pytest.raises(AudioFault, match="the first at sample 200000"):
         list(pieces)
@@ -249,5 +261,7 @@ def test_a_file_that_changes_its_rate_midway_is_refused(tmp_path):
                 container.mux(packet)
         parts.append(part.read_bytes())
     path.write_bytes(b"".join(parts))
-    with pytest.raises(AudioFault, match="changes its sample rate or channels midway; split it first"):  # fmt: skip
+    with pytest.raises(
+        AudioFault, match="changes its sample rate or channels midway; split it first"
+    ):
         list(strong_backbone().encode_blocks(path, context=Context(4, 6, 0)))

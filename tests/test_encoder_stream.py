@@ -324,7 +324,11 @@ def test_positions_follow_weights_that_change_between_steps():
 
 
 def test_dropout_is_off_and_the_mode_stays():
-    backbone, limits, features = strong_backbone(dropout=0.5).train(), Context(3, 4, 2), noise(1, 99, 15)  # fmt: skip
+    backbone, limits, features = (
+        strong_backbone(dropout=0.5).train(),
+        Context(3, 4, 2),
+        noise(1, 99, 15),
+    )
     first, _ = backbone.step(features, backbone.init_state(1, limits))
     again, _ = backbone.step(features, backbone.init_state(1, limits))
     assert torch.equal(first.frames, again.frames) and not first.frames.requires_grad
@@ -338,7 +342,9 @@ def test_a_context_that_cannot_be_begins_no_stream(limits):
 
 
 def test_full_context_begins_no_stream():
-    with pytest.raises(ConfigError, match=r"no frame would come before its end.*Context\(8, 40, 0\)"):  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"no frame would come before its end.*Context\(8, 40, 0\)"
+    ):
         strong_backbone().init_state(1, Context.full())
 
 

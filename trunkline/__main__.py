@@ -18,6 +18,8 @@ COMMANDS = {
         "encoder.import_chunkformer",
         "turn a published ChunkFormer checkpoint into a backbone directory",
     ),
+    "encode": ("encoder.encode", "write the frames of recordings, one .npy a cut"),
+    "bench": ("encoder.bench", "measure speed, latency and memory on this machine"),
     "probe": ("ssl.probe", "measure what frozen features know about labels"),
 }
 
