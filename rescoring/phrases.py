@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,19 +96,32 @@ class PhraseList:
         found = [x for group in self._groups for x in self._matches(group, text, threshold)]
         return sorted(found, key=lambda x: (x.distance, x.start - x.stop, x.start, x.phrase))
 
-    def exact(self, tokens: Sequence[str]) -> list[Match]:
-        """Return where a phrase stands word by word, from left to right."""
-        return [
-            Match(start, start + group.length, phrase, 0.0)
-            for start in range(len(tokens))
-            for group in self._groups
-            if (phrase := self._numbers.get(tuple(tokens[start : start + group.length])))
-            is not None
+    def same_code(self, tokens: Sequence[str]) -> list[Match]:
+        """Return what has the VnSoundex code of a phrase, word for word; nearest first. Quicker than `find`."""
+        codes = tuple(vnsoundex(token) for token in tokens)
+        found = [
+            Match(start, start + length, phrase, self._distance(tokens, start, phrase))
+            for length in self._lengths
+            for start in range(len(tokens) - length + 1)
+            for phrase in self._by_code.get(codes[start : start + length], ())
         ]
+        return sorted(found, key=lambda x: (x.distance, x.start - x.stop, x.start, x.phrase))
+
+    def _distance(self, tokens: Sequence[str], start: int, phrase: int) -> float:
+        spoken = tokens[start : start + len(self.tokens[phrase])]
+        pairs = list(zip(spoken, self.tokens[phrase], strict=True))
+        return sum(_word_distance(a, b, self.dialect) for a, b in pairs) / len(pairs)
 
     @cached_property
-    def _numbers(self) -> dict[tuple[str, ...], int]:
-        return {tokens: number for number, tokens in enumerate(self.tokens)}
+    def _lengths(self) -> list[int]:
+        return sorted({len(tokens) for tokens in self.tokens})
+
+    @cached_property
+    def _by_code(self) -> dict[tuple[str, ...], list[int]]:
+        found: dict[tuple[str, ...], list[int]] = {}
+        for number, tokens in enumerate(self.tokens):
+            found.setdefault(tuple(vnsoundex(token) for token in tokens), []).append(number)
+        return found
 
     @cached_property
     def _vocabulary(self) -> _Vocabulary:
@@ -137,6 +150,11 @@ class PhraseList:
             start = int(starts[place])
             phrase = int(group.numbers[rows[place]])
             yield Match(start, start + group.length, phrase, float(distances[place]))
+
+
+@lru_cache(maxsize=65536)
+def _word_distance(a: str, b: str, dialect: str | Costs) -> float:
+    return float(distance_matrix([a], [b], dialect)[0, 0])
 
 
 class _Vocabulary(NamedTuple):

@@ -182,6 +182,19 @@ def words(text: str) -> list[str]:
     return _WORD.findall(normalise(text))
 
 
+def word_spans(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """Return `text` with its marks mended and where in it each of `words` stands: (start, stop).
+
+    The text keeps its case, unless some letter changes its length in lower case; then it is `normalise`d.
+    """
+    mended = mend(text)
+    found = [match.span() for match in _WORD.finditer(mended)]
+    if [mended[start:stop].lower() for start, stop in found] == words(text):
+        return mended, found
+    mended = normalise(text)
+    return mended, [match.span() for match in _WORD.finditer(mended)]
+
+
 def split_tone(token: str) -> tuple[str, str] | None:
     """Return (letters without the tone mark, tone key) of a normalised token; None when it has two tone marks."""
     letters, tone = [], ""
