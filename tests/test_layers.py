@@ -29,6 +29,7 @@ ROOMS = {
     "gensim": ("rescoring.semantic",),
     "jiwer": ("trunkline.metrics",),
     "pyarrow": ("trunkline.manifest", "trunkline.manifest_table", "embstore"),
+    "sentencepiece": ("trunkline.tokenizer.subwords",),
     "torchaudio": ("trunkline._torchaudio",),
 }
 

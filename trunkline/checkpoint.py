@@ -73,11 +73,22 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     Raises:
         StorageError: the disk refuses the write (full, read-only).
     """
-    path = Path(path)
+    with _replace(Path(path), "w", "utf-8") as file:
+        yield file
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a small binary file by temporary sibling and rename; raises as `write_file`."""
+    with _replace(Path(path), "wb", None) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _replace(path: Path, mode: str, encoding: str | None) -> Iterator[Any]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open(mode, encoding=encoding) as file:
             yield file
         fsync(temporary)
         temporary.replace(path)

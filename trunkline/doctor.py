@@ -24,6 +24,7 @@ REQUIRED = {
     "faiss-cpu": "k-means, search",
     "gensim": "semantic vectors for rescoring",
     "scikit-learn": "probes",
+    "sentencepiece": "BPE and unigram tokenizers",
     "einops": "tensor shapes",
     "jiwer": "word error rates",
     "safetensors": "weights",

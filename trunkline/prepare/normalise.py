@@ -134,7 +134,7 @@ def normalise_lines(
     name: str,
     normaliser: Normaliser,
     report: Report,
-    changes: list[str] | None,
+    changes: TextIO | None,
 ) -> Iterator[str]:
     """Yield each line normalised; empty ones stay, so that line numbers hold."""
     for number, line in enumerate(lines, start=1):
