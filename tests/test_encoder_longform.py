@@ -168,6 +168,16 @@ def test_a_pure_tone_has_the_same_frames_in_blocks():
     torch.testing.assert_close(live, single.frames, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("limits", [Context(3000, 10, 2500), Context(64, 6000, 128)], ids=str)
+def test_a_context_of_more_than_5000_frames_is_served(limits):
+    """The reference's table of positions ends there, with an internal error of `as_strided`."""
+    backbone, features = strong_backbone(layers=1), noise(8 * 300 + 15, 15)
+    (encoded,) = backbone.encode_batch([features], context=limits, block=64)
+    with torch.no_grad():
+        expected = backbone(features[None], torch.tensor([len(features)]), context=limits).frames
+    torch.testing.assert_close(encoded.frames, expected, atol=1e-5, rtol=0)
+
+
 def test_full_context_longer_than_an_hour_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(longform, "LONGEST_FULL", 20)
     backbone, waveform = strong_backbone(), 0.1 * noise(30_000)
