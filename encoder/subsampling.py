@@ -33,11 +33,11 @@ def _halved(bins: int) -> int:
 class PatchConv(nn.Conv2d):
     """A dense convolution, given its patches (..., inputs), as a matrix product, and ReLU: (..., channels)."""
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return (..., channels)."""
-        rows = patches.flatten(0, -2)  # may copy: patches overlap
+        rows = input.flatten(0, -2)  # may copy: patches overlap
         output = functional.linear(rows, self.weight.flatten(1), self.bias)
-        return output.relu_().unflatten(0, patches.shape[:-1])
+        return output.relu_().unflatten(0, input.shape[:-1])
 
 
 class Subsampling(nn.Module):
