@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rescoring.combine import Rescorer
+    from rescoring.confusions import learn_costs
     from rescoring.consensus import Consensus, Phonetic
     from rescoring.nbest import Hypothesis, NBest, read_nbest, write_nbest
     from rescoring.phonetics import phonetic_distance, phonetic_similarity
+    from rescoring.phrases import PhraseList
     from rescoring.soundex import vnsoundex
     from rescoring.telex import from_telex, to_telex
     from rescoring.weights import Weights
@@ -20,9 +22,11 @@ _MODULES = {
     "Hypothesis": "rescoring.nbest",
     "NBest": "rescoring.nbest",
     "Phonetic": "rescoring.consensus",
+    "PhraseList": "rescoring.phrases",
     "Rescorer": "rescoring.combine",
     "Weights": "rescoring.weights",
     "from_telex": "rescoring.telex",
+    "learn_costs": "rescoring.confusions",
     "phonetic_distance": "rescoring.phonetics",
     "phonetic_similarity": "rescoring.phonetics",
     "read_nbest": "rescoring.nbest",
@@ -36,9 +40,11 @@ __all__ = [
     "Hypothesis",
     "NBest",
     "Phonetic",
+    "PhraseList",
     "Rescorer",
     "Weights",
     "from_telex",
+    "learn_costs",
     "phonetic_distance",
     "phonetic_similarity",
     "read_nbest",

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from rescoring.alignment import edit_distances, string_distances
+from rescoring.alignment import align, edit_distances, string_distances
 from rescoring.costs import (
+    DIALECTS,
+    PARTS,
     Costs,
     default_costs,
     head_number,
@@ -20,6 +23,8 @@ from rescoring.costs import (
     rime_number,
 )
 from rescoring.telex import to_telex
+from trunkline.command import Summary, run
+from trunkline.errors import UsageError
 from trunkline.syllable import parse, words
 
 FOREIGN_FLOOR = 0.10
@@ -154,3 +159,76 @@ def _distances(numbered: _Numbered, left: np.ndarray, right: np.ndarray) -> np.n
         return np.zeros(len(left), dtype=np.float32)
     substitution = numbered.costs[numbered.ids[left, :, None], numbered.ids[right, None, :]]
     return edit_distances(substitution, *lengths) / np.maximum(longest, 1).astype(np.float32)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run(_phonetics, _parser(), argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rescoring.phonetics",
+        description="Tell how alike two Vietnamese words or phrases sound, and why.",
+        epilog='example: python -m rescoring.phonetics "bánh" "bàn"',
+    )
+    parser.add_argument("a")
+    parser.add_argument("b")
+    parser.add_argument(
+        "--dialect", default="any", choices=DIALECTS, help="any: what merges somewhere is near"
+    )
+    return parser
+
+
+def _phonetics(arguments: argparse.Namespace) -> Summary:
+    from rescoring.dialects import DIALECTS as SPOKEN
+    from rescoring.dialects import transcribe
+    from rescoring.soundex import vnsoundex
+
+    texts = arguments.a, arguments.b
+    tokens_a, tokens_b = map(words, texts)
+    for text, tokens in zip(texts, (tokens_a, tokens_b), strict=True):
+        if not tokens:
+            raise UsageError(f"{text!r} has no word to compare; give letters or digits.")
+    distance = phonetic_distance(*texts, arguments.dialect)
+    aligned = align(distance_matrix(tokens_a, tokens_b, arguments.dialect))
+    rows = [
+        _compare(
+            "" if i is None else tokens_a[i], "" if j is None else tokens_b[j], arguments.dialect
+        )
+        for i, j in aligned
+    ]
+    forms = [
+        {"text": text, "telex": to_telex(text), "vnsoundex": vnsoundex(text)}
+        | {dialect: transcribe(text, dialect) for dialect in SPOKEN}
+        for text in texts
+    ]
+    tables = {"Forms": forms, "Words side by side (weighted cost of each part)": rows}
+    return {
+        "dialect": arguments.dialect,
+        "distance": distance,
+        "similarity": 1.0 - distance,
+        "tables": tables,
+    }
+
+
+def _compare(a: str, b: str, dialect: str) -> dict[str, str | float | None]:
+    """Return the costs of two words, part by part where both are syllables; "" is a missing word."""
+    row: dict[str, str | float | None] = {"a": a, "b": b, "distance": 1.0}
+    if not a or not b:
+        return row
+    row["distance"] = float(distance_matrix([a], [b], dialect)[0, 0])
+    first, second, costs = parse(a), parse(b), default_costs(dialect)
+    if first is None or second is None:
+        return row | dict.fromkeys(PARTS)
+    parts = {
+        part: costs.weights[part] * costs.part(part, getattr(first, part), getattr(second, part))
+        for part in PARTS
+    }
+    rime = costs.rime(first.nucleus, first.coda, second.nucleus, second.coda)
+    # What a context rule makes cheaper is the nucleus.
+    return row | parts | {"nucleus": rime - parts["coda"]}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

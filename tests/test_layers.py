@@ -25,7 +25,7 @@ UPPER = {"examples", "benchmarks", "tests"}
 
 # Heavy or delicate library -> the modules that may import it.
 ROOMS = {
-    "faiss": ("embstore.index", "ssl.targets"),
+    "faiss": ("embstore.index", "rescoring.phrases", "ssl.targets"),
     "gensim": ("rescoring.semantic",),
     "jiwer": ("trunkline.metrics",),
     "pyarrow": ("trunkline.manifest", "trunkline.manifest_table", "embstore"),

@@ -20,6 +20,8 @@ COMMANDS = {
     ),
     "encode": ("encoder.encode", "write the frames of recordings, one .npy a cut"),
     "bench": ("encoder.bench", "measure speed, latency and memory on this machine"),
+    "telex": ("rescoring.telex", "write Vietnamese in canonical Telex, or read it back"),
+    "phonetics": ("rescoring.phonetics", "tell how alike two Vietnamese texts sound, and why"),
     "probe": ("ssl.probe", "measure what frozen features know about labels"),
 }
 
