@@ -15,7 +15,7 @@ from trunkline.augment import line, noise, room, signal
 from trunkline.augment.config import OPERATIONS, AugmentConfig
 from trunkline.augment.masking import spec_augment
 from trunkline.batching import item_rng
-from trunkline.errors import ConfigError, DataError
+from trunkline.errors import DataError
 from trunkline.manifest import Manifest, load_manifest
 
 _TRIES = 10  # stretches that are drawn before a manifest counts as silent
@@ -48,8 +48,8 @@ class Augmenter:
         seed: with epoch and id, decides everything.
 
     Raises:
-        ConfigError: a manifest has no row of the wanted kind.
-        StorageError, DataError: a manifest cannot be read.
+        StorageError: a manifest is missing.
+        DataError: a manifest cannot be read, or has no row of the wanted kind.
     """
 
     def __init__(self, config: AugmentConfig, sample_rate: int = 8000, seed: int = 0) -> None:
@@ -175,10 +175,7 @@ def _source(operation: Any) -> Manifest | None:
         return None
     manifest = load_manifest(operation.manifest)
     kind = getattr(operation, "kind", None)
-    chosen = manifest if kind is None else manifest.filter(kind=kind)
-    if not len(chosen):
-        raise ConfigError(f"{operation.manifest} has no row with kind {kind!r}; set kind: null.")
-    return chosen
+    return manifest if kind is None else manifest.filter(kind=kind)
 
 
 def _response(source: Manifest, rng: np.random.Generator, sample_rate: int) -> tuple[Tensor, str]:

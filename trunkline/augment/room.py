@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trunkline.augment.signal import within_scale
+from trunkline.augment.signal import speech_level, within_scale
 from trunkline.errors import DataError
 
 _LONGEST = 1.0  # s of a response that are used
@@ -50,12 +50,18 @@ def normalise_response(response: Tensor, sample_rate: int) -> Tensor:
 
 
 def reverberate(waveform: Tensor, response: Tensor, sample_rate: int) -> Tensor:
-    """Return speech (samples,) in a room, of the same length; raises as `normalise_response`."""
+    """Return speech (samples,) in a room, of the same length and level.
+
+    A response of energy 1 keeps the level of noise, not of a voice whose pitch meets a resonance,
+    so the level of the speech is brought back too. Raises as `normalise_response`.
+    """
     response = normalise_response(response, sample_rate)
     total = waveform.shape[-1] + response.shape[-1] - 1
     size = fast_length(total)
     spectrum = torch.fft.rfft(waveform, size) * torch.fft.rfft(response, size)
-    return within_scale(torch.fft.irfft(spectrum, size)[: waveform.shape[-1]])
+    wet = torch.fft.irfft(spectrum, size)[: waveform.shape[-1]]
+    level = speech_level(wet, sample_rate)
+    return within_scale(wet * (speech_level(waveform, sample_rate) / level if level else 1.0))
 
 
 def fast_length(length: int) -> int:
