@@ -12,6 +12,7 @@ from trunkline.errors import nearest
 COMMANDS = {
     "doctor": ("trunkline.doctor", "show versions, threads, devices, and what is missing for what"),
     "data": ("trunkline.prepare.cli", "check and import manifests"),
+    "tokenizer": ("trunkline.tokenizer.cli", "train or import a tokenizer, show what texts become"),
     "pretrain": ("ssl.pretrain", "pretrain a backbone on unlabelled calls"),
     "cluster": ("ssl.cluster", "make cluster targets for pretraining"),
     "import-chunkformer": (
