@@ -6,7 +6,7 @@ The only module that imports gensim, when it trains or imports vectors; scoring 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class SemanticModel:
         self.compounds = compounds or Compounds([])
 
     def coherence(self, texts: Sequence[str]) -> np.ndarray:
-        """Return words x mean cosine over all pairs of a text's known tokens, float64 (texts,); 0 with fewer than two."""
+        """Return words x mean cosine over all pairs of known tokens, float64 (texts,); 0 with fewer than two."""
         sums, known, lengths = self._sums(texts)
         pairs = known * (known - 1)
         # |a + b + ...|^2 holds every pair twice and, as the vectors have length 1, every token once.
@@ -110,14 +110,14 @@ class SemanticModel:
 
 
 def train_word2vec(
-    sentences: Sequence[Sequence[str]],
+    sentences: Iterable[Sequence[str]],
     config: Word2VecConfig | None = None,
     *,
     progress: Callable[[], None] | None = None,
 ) -> WordVectors:
     """Train skip-gram (or CBOW) vectors with negative sampling on tokens; the same input gives the same bytes.
 
-    `progress` is called after each epoch.
+    `sentences` is iterated once for the vocabulary and once for each epoch. `progress` is called after each epoch.
 
     Raises:
         DataError: no token comes `min_count` times.
@@ -128,7 +128,7 @@ def train_word2vec(
     config = config or Word2VecConfig()
 
     class Epochs(CallbackAny2Vec):
-        def on_epoch_end(self, model: Any) -> None:  # noqa: ARG002
+        def on_epoch_end(self, model: Any) -> None:
             if progress is not None:
                 progress()
 
@@ -150,11 +150,8 @@ def train_word2vec(
         raise DataError(
             f"No token comes {config.min_count} times in the text; give more text or a lower min_count."
         ) from error
-    about = {
-        "training": asdict(config)
-        | {"sentences": int(model.corpus_count), "tokens_seen": int(model.corpus_total_words)}
-    }
-    return WordVectors(model.wv.index_to_key, model.wv.vectors.copy(), about)
+    about = {"training": asdict(config) | {"sentences": model.corpus_count}}
+    return WordVectors([str(x) for x in model.wv.index_to_key], np.array(model.wv.vectors), about)
 
 
 def find_compounds(
@@ -194,23 +191,10 @@ def import_vectors(
             f"{path} is no word2vec {'binary' if binary else 'text'} file of {count} vectors of {dim}: {error}"
         ) from error
     about = {"imported": {"file": Path(path).name, "binary": binary, "vectors": count}}
-    return WordVectors(found.index_to_key, found.vectors.copy(), about)
+    return WordVectors([str(x) for x in found.index_to_key], np.array(found.vectors), about)
 
 
 def imported_model(vectors: WordVectors) -> SemanticModel:
     """Return a model of imported vectors, in which tokens such as ``tài_khoản`` are compounds."""
     joined = (token.split(JOINT) for token in vectors.tokens if JOINT in token.strip(JOINT))
     return SemanticModel(vectors, Compounds(x for x in joined if all(x)))
-
-
-class JoinedSentences:
-    """Sentences that can be read again and again, with compounds joined as they are read."""
-
-    def __init__(self, sentences: Sequence[Sequence[str]], compounds: Compounds) -> None:
-        self.sentences, self.compounds = sentences, compounds
-
-    def __len__(self) -> int:
-        return len(self.sentences)
-
-    def __iter__(self) -> Iterator[list[str]]:
-        return map(self.compounds.join, self.sentences)

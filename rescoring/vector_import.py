@@ -1,4 +1,4 @@
-"""Checks of foreign vector files before anything reads them: word2vec text and binary, fastText text, never a pickle."""
+"""Checks of foreign vector files before anything reads them: word2vec's formats and fastText's text, never a pickle."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def check_vectors(path: str | os.PathLike[str], *, binary: bool) -> tuple[int, i
 
 
 def _refuse_code(path: Path, start: bytes) -> None:
-    advice = (
-        "Export the vectors in word2vec's format (gensim: save_word2vec_format), and give that file."
-    )
+    advice = "Export the vectors in word2vec's format (gensim: save_word2vec_format), and give that file."
     # A pickle of protocol 2 or later begins with 0x80 and the protocol's number; torch files are zips.
     if path.suffix in _PICKLES or (start[:1] == b"\x80" and start[1:2] <= b"\x06"):
         raise DataError(
@@ -62,7 +60,9 @@ def _header(path: Path, line: bytes) -> tuple[int, int]:
     fields = line.split()
     if len(fields) != 2 or not all(x.isdigit() for x in fields) or int(fields[1]) < 1:
         shown = line.decode(errors="replace").strip()[:40]
-        raise DataError(f"{path}:1 must have the number of vectors and their dimension, not {shown!r}.")
+        raise DataError(
+            f"{path}:1 must have the number of vectors and their dimension, not {shown!r}."
+        )
     return int(fields[0]), int(fields[1])
 
 

@@ -29,7 +29,9 @@ class WordVectors:
         self.matrix = np.asarray(matrix)
         self.about = dict(about or {})
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.tokens):
-            raise DataError(f"{len(self.tokens)} tokens do not fit vectors of shape {matrix.shape}.")
+            raise DataError(
+                f"{len(self.tokens)} tokens do not fit vectors of shape {matrix.shape}."
+            )
         if len(self.rows) < len(self.tokens):
             raise DataError("A token comes twice among the vectors.")
         if not np.isfinite(self.matrix).all():
