@@ -147,26 +147,26 @@ def changed(manifest: Manifest, output: Path, changes: Iterable[Row | None]) -> 
     A value of None removes its key. Relative paths are made to hold from the output's folder. Lines
     that nothing changes in are the same bytes.
     """
-    home = Path(os.path.abspath(output)).parent
-    moved = home != manifest.root
-    bar = log.progress(total=len(manifest), description=output.name, unit="cuts")
-    with bar:
+    with log.progress(total=len(manifest), description=output.name, unit="cuts") as bar:
         for row, change in zip(manifest.rows(), changes, strict=True):
             bar.advance()
-            if change is None:
-                continue
-            if not change and not moved:
-                yield row["json"]
-                continue
-            written = json.loads(row["json"])
-            if moved:
-                change = {"audio_filepath": _moved(row, manifest.root, home)} | change
-                if row.get("id") is not None and "id" not in written:
-                    change = {"id": row["id"]} | change  # made of the path, which changes
-                if "call_id" not in written:
-                    change = {"call_id": row["call_id"]} | change
-            written |= change
-            yield dump({name: value for name, value in written.items() if value is not None})
+            if change is not None:
+                yield line(manifest, row, output, change)
+
+
+def line(manifest: Manifest, row: Row, output: Path, change: Row) -> str:
+    """Return a row of `Manifest.rows` as a line of the manifest `output`, with changes as `changed` has them."""
+    home = Path(os.path.abspath(output)).parent
+    moved = home != manifest.root
+    if not change and not moved:
+        return row["json"]
+    written = json.loads(row["json"])
+    if moved:
+        # Ids and calls that were made of the path stay, though the path is another.
+        written = {"id": row["id"], "call_id": row["call_id"]} | written
+        written["audio_filepath"] = _moved(row, manifest.root, home)
+    written |= change
+    return dump({name: value for name, value in written.items() if value is not None})
 
 
 def dump(row: Row) -> str:
