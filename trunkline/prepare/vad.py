@@ -75,7 +75,7 @@ def by_silero(blocks: Iterable[np.ndarray]) -> list[Stretch]:
     """Return stretches where Silero's detector is sure of speech, with hysteresis."""
     try:
         import torch
-        from silero_vad import load_silero_vad
+        from silero_vad import load_silero_vad  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DependencyError(
             "--vad silero needs the package silero-vad: pip install 'trunkline[vad]'."
