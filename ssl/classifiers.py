@@ -2,7 +2,7 @@
 
 What a probe measures depends on its learning rate more than on the encoder (s3prl issue 268:
 speaker accuracy on HuBERT is 0.67 at 1e-4 and 0.81 at 1e-1), so none is fitted with one rate: a
-grid of settings is trained side by side, as one batched product, and cuts set aside choose.
+grid of settings is trained side by side, as one batched product, and dev chooses.
 """
 
 from __future__ import annotations
@@ -49,29 +49,13 @@ class Examples(NamedTuple):
     targets: Tensor
 
 
-class Fold(NamedTuple):
-    """Cuts to fit on and cuts to choose by, as indices."""
-
-    fitted: Tensor
-    chosen_by: Tensor
-
-
 class Fit(NamedTuple):
-    """The best setting of one layer by the cuts set aside; `answers` are its classes (cuts,) of the test vectors."""
+    """The best setting of one layer by dev; `answers` are its classes (cuts,) of the test vectors."""
 
     setting: Setting
     dev_accuracy: float
     dev_loss: float
     answers: Tensor
-
-
-class Scores(NamedTuple):
-    """Accuracy and loss of every classifier (outputs, settings) at its best step, and its logits of the test cuts."""
-
-    accuracy: Tensor
-    loss: Tensor
-    logits: Tensor
-    """(outputs, settings, cuts, classes)."""
 
 
 class Classifiers(nn.Module):
@@ -83,7 +67,7 @@ class Classifiers(nn.Module):
 
     def __init__(self, head: HeadName, layers: int, width: int, classes: int, seed: int) -> None:
         super().__init__()
-        self.head, self.seed = head, seed
+        self.head = head
         self.grid = MLP_GRID if head == "mlp" else LINEAR_GRID
         outputs, settings = 1 if head == "weighted" else layers, len(self.grid)
         if head == "mlp":
@@ -134,54 +118,28 @@ class AdamW:
 
 
 def fit(
-    head: HeadName, examples: Examples, folds: list[Fold], test: Tensor, classes: int, seed: int
+    head: HeadName, train: Examples, dev: Examples, test: Tensor, classes: int, seed: int
 ) -> list[Fit]:
-    """Fit one classifier per layer (one in all for "weighted"); the cuts set aside choose its setting and step.
+    """Fit one classifier per layer (one in all for "weighted"); dev chooses its setting and step.
 
-    The choice is by accuracy, then loss: by loss alone, unseen speakers (on whom a classifier
+    The choice is by dev accuracy, then loss: by loss alone, unseen speakers (on whom a classifier
     is over-confident long before it is at its best) would stop it far too early.
 
     Args:
         head: see `Classifiers`.
-        examples: everything to fit on or to choose by.
-        folds: with one, it is train and dev; with several, a setting is judged over all of them, and answers by the
-            mean of its folds' logits.
+        train: fitted on with AdamW, in batches of `BATCH`.
+        dev: scored every `EVALUATE_EVERY` steps.
         test: vectors (layers, cuts, width) to classify at the end.
         classes: number of classes.
         seed: of the hidden layer's first weights and of the order of batches.
     """
-    weights = torch.tensor([float(len(fold.chosen_by)) for fold in folds])
-    scores = []
-    for fold in folds:
-        train, dev = (Examples(examples.vectors[:, part], examples.targets[part]) for part in fold)
-        scores.append(_fit_fold(Classifiers(head, *_sizes(train), classes, seed), train, dev, test))
-    accuracy, loss = (
-        torch.einsum("f,fos->os", weights / weights.sum(), torch.stack(values))
-        for values in ([each.accuracy for each in scores], [each.loss for each in scores])
-    )
-    answers = torch.stack([each.logits for each in scores]).mean(dim=0).argmax(dim=-1)
-    grid, fits = MLP_GRID if head == "mlp" else LINEAR_GRID, []
-    for output in range(len(accuracy)):
-        chosen = min(
-            range(len(grid)), key=lambda k: (-float(accuracy[output, k]), float(loss[output, k]))
-        )
-        score = float(accuracy[output, chosen]), float(loss[output, chosen])
-        fits.append(Fit(grid[chosen], *score, answers[output, chosen]))
-    return fits
-
-
-def _sizes(examples: Examples) -> tuple[int, int]:
-    layers, _, width = examples.vectors.shape
-    return layers, width
-
-
-def _fit_fold(model: Classifiers, train: Examples, dev: Examples, test: Tensor) -> Scores:
-    """Fit with AdamW in batches of `BATCH`, scored on dev every `EVALUATE_EVERY` steps."""
+    layers, cuts, width = train.vectors.shape
+    model = Classifiers(head, layers, width, classes, seed)
     optimiser, average = AdamW(model), copy.deepcopy(model)
     best = {name: value.clone() for name, value in model.state_dict().items()}
     best_loss, best_accuracy = _evaluate(model, dev)
     waited = 0
-    for step, batch in enumerate(_batches(len(train.targets), model.seed), start=1):
+    for step, batch in enumerate(_batches(cuts, seed), start=1):
         optimiser.step(_losses(model(train.vectors[:, batch]), train.targets[batch]).sum())
         for mean, value in zip(average.parameters(), model.parameters(), strict=True):
             mean.data.lerp_(value.data, AVERAGING)
@@ -198,7 +156,15 @@ def _fit_fold(model: Classifiers, train: Examples, dev: Examples, test: Tensor) 
             break
     model.load_state_dict(best)
     with torch.no_grad():
-        return Scores(best_accuracy, best_loss, model(test))
+        answers = model(test).argmax(dim=-1)
+    fits = []
+    for output, (accuracies, losses) in enumerate(zip(best_accuracy, best_loss, strict=True)):
+        chosen = min(
+            range(len(model.grid)), key=lambda k: (-float(accuracies[k]), float(losses[k]))
+        )
+        scores = float(accuracies[chosen]), float(losses[chosen])
+        fits.append(Fit(model.grid[chosen], *scores, answers[output, chosen]))
+    return fits
 
 
 def _batches(cuts: int, seed: int) -> Iterator[Tensor]:

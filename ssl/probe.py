@@ -29,8 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ssl.probe",
         description="Train small classifiers on frozen features of every layer and score them on test. "
-        "The learning rate, the step and the layer are chosen on dev (by cross-validation over train and dev where dev "
-        "has few speakers), never on test.",
+        "The learning rate, the step and the layer are chosen on dev, never on test.",
         epilog="example: python -m ssl.probe --backbone runs/small/backbone --backbone random:small "
         "--backbone mfcc --manifest commands.jsonl --label intent",
     )
@@ -149,10 +148,8 @@ def _about(
     features: dict[str, Pooled],
     left_out: list[str],
 ) -> Summary:
-    from ssl.probing import choose_by, classes_of
+    from ssl.probing import classes_of
     from trunkline.metrics import majority_accuracy
-
-    _, remark = choose_by(cuts.train, cuts.dev, cuts.label, arguments.seed)
 
     classes = [classes_of(getattr(cuts, split), cuts.label) for split in SPLITS]
     about: Summary = {
@@ -168,13 +165,13 @@ def _about(
         "padded_to_one_frame": sum(part.short for part in features.values()),
         "cropped_to_60_s": sum(part.cropped for part in features.values()),
         "left_out": left_out,
-        "notes": [*cuts.notes, *([remark] if remark else [])],
+        "notes": cuts.notes,
     }
     return about
 
 
 def _tables(cuts: LabelledCuts, rows: dict[str, list[Row]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the layer preferred of each backbone and head, the comparison with the first backbone, all rows."""
+    """Return what dev prefers of each backbone and head, the comparison with the first, all rows."""
     from ssl.probing import best, groups_of
     from trunkline.metrics import paired_difference
 
@@ -196,7 +193,7 @@ def _tables(cuts: LabelledCuts, rows: dict[str, list[Row]]) -> dict[str, list[di
             groups, unit = groups_of(cuts.test, cuts.label)
             result = paired_difference(chosen[first].correct, row.correct, groups, unit=unit)
             compared.append({"backbone": first, "against": name, "head": head} | result._asdict())
-    tables = {"Layer chosen without test": preferred}
+    tables = {"Layer chosen on dev": preferred}
     if compared:
         tables["Paired comparison (difference of accuracies, 95 % interval)"] = compared
     return tables | {

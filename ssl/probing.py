@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from encoder import Backbone, Context
-from ssl.classifiers import Examples, Fit, Fold, HeadName, fit
+from ssl.classifiers import Examples, Fit, HeadName, fit
 from ssl.pooled import BackboneFeatures, Pooled, extract
 from trunkline.errors import DataError, UsageError, nearest
 from trunkline.manifest import Cut, Manifest
@@ -19,9 +19,6 @@ from trunkline.metrics import Interval, accuracy, interval, macro_f1, uar
 CARVED_FRACTION = 0.15
 MIN_GROUPS_TO_CARVE = 7
 """With fewer speakers, one set aside would be missed in train."""
-MIN_GROUPS_TO_CHOOSE = 30
-"""With fewer speakers in dev (or cuts, where train has the same speakers), classifiers are chosen by folds."""
-FOLDS = 5
 
 
 class LabelledCuts(NamedTuple):
@@ -147,7 +144,7 @@ def probe(
     heads: Iterable[HeadName] = ("linear", "weighted", "mlp"),
     seed: int = 0,
 ) -> list[Row]:
-    """Fit classifiers on train, choose their settings on dev (or by folds of both), and score them on test.
+    """Fit classifiers on train, choose their settings on dev, and score them on test.
 
     Args:
         features: pooled cuts of "train", "dev" and "test".
@@ -156,7 +153,7 @@ def probe(
         heads: "weighted" (a softmax over layers) is left out where there is one layer only.
 
     Returns:
-        One row per head and layer; `best` says which one the cuts set aside prefer.
+        One row per head and layer; `best` says which one dev prefers.
     """
     train, dev, test = (features[name] for name in ("train", "dev", "test"))
     names = sorted(set(classes_of(train.cuts, label)))
@@ -169,56 +166,19 @@ def probe(
         targets = [number.get(name, -1) for name in classes_of(part.cuts, label)]
         return Examples(vectors.transpose(0, 1).contiguous(), torch.tensor(targets))
 
-    scored, fitted, chooser = examples(test), examples(train), examples(dev)
-    both = Examples(
-        torch.cat([fitted.vectors, chooser.vectors], dim=1),
-        torch.cat([fitted.targets, chooser.targets]),
+    fitted, chooser, scored = examples(train), examples(dev), examples(test)
+    chooser = Examples(
+        chooser.vectors[:, chooser.targets >= 0], chooser.targets[chooser.targets >= 0]
     )
-    folds = [
-        Fold(*(part[both.targets[part] >= 0] for part in fold))
-        for fold in choose_by(train.cuts, dev.cuts, label, seed)[0]
-    ]
     rows = []
     for head in heads:
         if head == "weighted" and len(layers) == 1:
             continue
-        fits = fit(head, both, folds, scored.vectors, len(names), seed)
+        fits = fit(head, fitted, chooser, scored.vectors, len(names), seed)
         for layer, result in zip(("all",) if head == "weighted" else layers, fits, strict=True):
             answers = [names[index] for index in result.answers.tolist()]
             rows.append(_row(layer, head, result, answers, test.cuts, label, seed))
     return rows
-
-
-def choose_by(
-    train: list[Cut], dev: list[Cut], label: str, seed: int
-) -> tuple[list[Fold], str | None]:
-    """Return the folds of train and dev (indices: train's cuts, then dev's), and a remark if there are several.
-
-    One speaker, or a handful of recordings, cannot choose a layer for others: where dev has under
-    `MIN_GROUPS_TO_CHOOSE` of them, train and dev are divided into `FOLDS` (by speaker, if the two share none), and
-    each is set aside once.
-    """
-    names, unit = groups_of([*train, *dev], label)
-    shared = set(names[: len(train)]) & set(names[len(train) :])
-    if unit == "cut" or shared:
-        names, unit = [None] * len(names), "cut"
-    keys = [str(at) if name is None else f"={name}" for at, name in enumerate(names)]
-    if len(set(keys[len(train) :])) >= MIN_GROUPS_TO_CHOOSE:
-        return [Fold(torch.arange(len(train)), torch.arange(len(train), len(keys)))], None
-    order = sorted(set(keys))
-    np.random.default_rng(seed).shuffle(order)
-    count = min(FOLDS, len(order))
-    number = {key: place % count for place, key in enumerate(order)}
-    places = torch.tensor([number[key] for key in keys])
-    folds = [
-        Fold((places != fold).nonzero()[:, 0], (places == fold).nonzero()[:, 0])
-        for fold in range(count)
-    ]
-    few = len(set(keys[len(train) :]))
-    return folds, (
-        f"dev has {few} {unit}{'s' * (few > 1)} only: classifiers are chosen by cross-validation over train and dev, "
-        f"{count} folds by {unit}, and answer by the mean of the folds."
-    )
 
 
 def _row(
@@ -248,14 +208,14 @@ def _row(
 
 
 def best(rows: Iterable[Row]) -> Row:
-    """Return the row that the cuts set aside prefer; test has no say."""
+    """Return the row that dev prefers; test has no say."""
     return min(rows, key=lambda row: (-row.dev_accuracy, row.dev_loss))
 
 
 def quick_probe(
     backbone: Backbone, manifest: Manifest, label: str, *, context: Context = Context.full()
 ) -> float:
-    """Return the test accuracy of linear probes on a frozen backbone, layer chosen without test."""
+    """Return the test accuracy of linear probes on a frozen backbone, layer chosen on dev."""
     cuts = labelled_cuts(manifest, label)
     extractor = BackboneFeatures(backbone, context=context)
     features = {name: extract(extractor, getattr(cuts, name)) for name in ("train", "dev", "test")}

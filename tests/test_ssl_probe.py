@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional
 
 from encoder import Backbone, BackboneConfig, Context
-from ssl.classifiers import MLP_GRID, AdamW, Classifiers, Examples, Fold, fit
+from ssl.classifiers import MLP_GRID, AdamW, Classifiers, Examples, fit
 from ssl.pooled import BackboneFeatures, MfccFeatures, Pooled, extract, pool
-from ssl.probing import best, choose_by, labelled_cuts, probe, quick_probe
+from ssl.probing import best, labelled_cuts, probe, quick_probe
 from trunkline.errors import DataError, UsageError
 from trunkline.manifest import Cut, load_manifest
 from trunkline.metrics import majority_accuracy
@@ -133,74 +133,12 @@ def test_the_search_finds_a_rate_for_vectors_that_only_a_hidden_layer_can_read()
     torch.manual_seed(0)
     points = torch.randn(1, 600, 2)
     targets = (points[0, :, 0] * points[0, :, 1] > 0).long()
-    known = Examples(points[:, :400], targets[:400])
-    folds = [Fold(torch.arange(300), torch.arange(300, 400))]
-    linear, mlp = (fit(head, known, folds, points[:, 400:], 2, 0)[0] for head in ("linear", "mlp"))
+    train = Examples(points[:, :300], targets[:300])
+    dev = Examples(points[:, 300:400], targets[300:400])
+    linear, mlp = (fit(head, train, dev, points[:, 400:], 2, 0)[0] for head in ("linear", "mlp"))
     accuracy = [(result.answers == targets[400:]).float().mean() for result in (linear, mlp)]
     assert accuracy[0] < 0.7 < 0.9 < accuracy[1]
     assert mlp.setting in MLP_GRID and mlp.setting.learning_rate > 1e-4
-
-
-def spoken_by(speakers: list[str | None]) -> list[Cut]:
-    return [
-        Cut(f"{at}", Path("none.wav"), f"{at}", speaker=name) for at, name in enumerate(speakers)
-    ]
-
-
-def test_a_dev_of_few_speakers_does_not_choose_alone():
-    train, dev = spoken_by(["a", "b", "c", "d", "e"] * 6), spoken_by(["f", "g"] * 20)
-    folds, remark = choose_by(train, dev, "digit", seed=0)
-    speakers = [cut.speaker for cut in (*train, *dev)]
-    assert remark is not None and "dev has 2 speakers only" in remark
-    assert len(folds) == 5
-    for fold in folds:
-        apart = [{speakers[at] for at in part.tolist()} for part in fold]
-        assert not apart[0] & apart[1]
-        assert len(fold.fitted) + len(fold.chosen_by) == len(speakers)
-    set_aside = torch.cat([fold.chosen_by for fold in folds])
-    assert sorted(set_aside.tolist()) == list(range(len(speakers)))
-
-
-@pytest.mark.parametrize(
-    ("train", "dev", "unit"),
-    [
-        (["a", "b"] * 20, [f"s{n}" for n in range(30)], None),
-        ([None] * 20, [None] * 30, None),
-        (["a", "b"] * 20, ["a", "b"] * 15, None),
-        (["a", "b"] * 20, ["a", "b"] * 10, "cut"),
-        ([None] * 20, [None] * 5, "cut"),
-        (["a", "b"], ["c"], "speaker"),
-    ],
-)
-def test_a_dev_that_is_large_enough_chooses(train, dev, unit):
-    folds, remark = choose_by(spoken_by(train), spoken_by(dev), "digit", seed=0)
-    if unit is None:
-        assert remark is None and len(folds) == 1
-        assert folds[0].fitted.tolist() == list(range(len(train)))
-        assert folds[0].chosen_by.tolist() == list(range(len(train), len(train) + len(dev)))
-    else:
-        assert remark is not None and f"by {unit}," in remark
-        assert 2 <= len(folds) <= 5
-
-
-def test_folds_answer_together():
-    features = made_features(1, per_split=60)
-    vectors = torch.cat([features[name].vectors for name in ("train", "dev")]).transpose(0, 1)
-    targets = torch.tensor(
-        [int(c.extra["tone"]) for n in ("train", "dev") for c in features[n].cuts]
-    )
-    known, test = Examples(vectors, targets), features["test"].vectors.transpose(0, 1)
-    one = Fold(torch.arange(60), torch.arange(60, 120))
-    alone = fit("linear", known, [one], test, 3, 0)
-    twice = fit("linear", known, [one, one], test, 3, 0)
-    swapped = fit("linear", known, [one, Fold(one.chosen_by, one.fitted)], test, 3, 0)
-    for first, second, other in zip(alone, twice, swapped, strict=True):
-        assert first.setting == second.setting
-        assert (first.dev_accuracy, first.dev_loss) == pytest.approx(second[1:3])
-        assert torch.equal(first.answers, second.answers)
-        assert 0 <= other.dev_accuracy <= 1
-    truth = torch.tensor([int(cut.extra["tone"]) for cut in features["test"].cuts])
-    assert (swapped[1].answers == truth).float().mean() > 0.9
 
 
 def test_each_setting_is_updated_as_torch_would_with_its_rate_and_decay():
@@ -337,7 +275,7 @@ def test_the_command_compares_backbones_on_the_same_cuts(corpus, tiny, tmp_path)
     assert (report["train_cuts"], report["dev_cuts"], report["test_cuts"]) == (18, 15, 15)
     assert report["majority_accuracy"] == majority_accuracy(["a", "b", "c"], ["a", "b", "c"])
     assert report["classes"] == 3 and report["context"] == "4,8,0"
-    chosen = report["tables"]["Layer chosen without test"]
+    chosen = report["tables"]["Layer chosen on dev"]
     assert {(row["backbone"], row["head"]) for row in chosen} == {
         (name, head) for name in names for head in ("linear", "weighted")
     } - {("mfcc", "weighted")}
