@@ -207,7 +207,7 @@ def _read_section(reader: _Reader, length: int, count: int, ids: dict[bytes, int
         lines = reader.take(min(_LINES_AT_ONCE, count - done))
         fields = [line.split() for line in lines]
         if len(fields) < 1 or any(not length < len(x) <= length + 2 for x in fields):
-            raise _find_fault(reader, fields, first + done, length, count, ids)
+            raise _find_fault(reader, fields, first, done, length, count, ids)
         try:
             if length == 1:
                 _add_words(fields, ids)
@@ -217,9 +217,9 @@ def _read_section(reader: _Reader, length: int, count: int, ids: dict[bytes, int
             for k in range(length):
                 words[rows, k] = [ids[x[k + 1]] for x in fields]
         except (ValueError, KeyError):
-            raise _find_fault(reader, fields, first + done, length, count, ids) from None
+            raise _find_fault(reader, fields, first, done, length, count, ids) from None
         if not (np.isfinite(numbers[:, rows]).all() and (numbers[0, rows] <= 0).all()):
-            raise _find_fault(reader, fields, first + done, length, count, ids)
+            raise _find_fault(reader, fields, first, done, length, count, ids)
         done += len(fields)
     return _Section(words, numbers[0].astype(np.float32), numbers[1].astype(np.float32), first)
 
@@ -236,13 +236,14 @@ def _find_fault(
     reader: _Reader,
     fields: Sequence[Sequence[bytes]],
     first: int,
+    done: int,
     length: int,
     count: int,
     ids: dict[bytes, int],
 ) -> DataError:
-    """Return the error of the first faulty line; called only when there is one."""
+    """Return the error of the first faulty line after `done` good ones; called only when there is one."""
     seen: set[bytes] = set()
-    for number, row in enumerate(fields, start=first):
+    for number, row in enumerate(fields, start=first + done):
         if not row or row[0].startswith(b"\\"):
             return reader.fault(
                 f"the header says {count} {length}-grams, but the section ends here; "
@@ -267,7 +268,7 @@ def _find_fault(
                 return reader.fault(f"{word!r} is not UTF-8 text.", number)
             if length > 1 and word not in ids:
                 return reader.fault(f"the word {_shown(word)} is not among the 1-grams.", number)
-        if length == 1 and (row[1] in seen or ids.get(row[1], len(ids)) < number - first):
+        if length == 1 and (row[1] in seen or ids.get(row[1], done) < done):
             return reader.fault(f"the 1-gram {_shown(row[1])} stands here a second time.", number)
         seen.add(row[1])
     return reader.fault(

@@ -13,8 +13,7 @@ from rescoring.lm import MIXTURE_SCHEMA, LanguageModel, load_lm
 from trunkline.checkpoint import read_json, write_json
 from trunkline.errors import CheckpointError, DataError, UsageError
 
-_TOLERANCE = 1e-6
-_MAX_ROUNDS = 2000
+_HALVINGS = 30
 
 
 class Interpolated(LanguageModel):
@@ -48,7 +47,7 @@ class Interpolated(LanguageModel):
         return np.split(mixed, np.cumsum([len(x) + 1 for x in sentences])[:-1])
 
     def tuned(self, sentences: Iterable[Sequence[str]]) -> Interpolated:
-        """Return the mixture under which `sentences` of words are likeliest, its weight found by EM.
+        """Return the mixture under which `sentences` of words are likeliest, which is where EM leads.
 
         Words that neither model knows do not count. Text that one of the models was trained on gives it the whole
         weight: take other text.
@@ -62,14 +61,14 @@ class Interpolated(LanguageModel):
         known = np.array([ok for x in found for ok in (*map(self.knows, x), True)])
         first, second = (scores[known] for scores in self._both(found))
         ratio = np.exp(np.clip(second - first, -700.0, 700.0))
-        weight = 0.5
-        for _ in range(_MAX_ROUNDS):
-            # How much of each word the first model is answerable for
-            new = float(np.mean(weight / (weight + (1.0 - weight) * ratio)))
-            done = abs(new - weight) < _TOLERANCE
-            weight = new
-            if done:
-                break
+        # The likelihood is concave in the weight: halving finds where expectation maximisation would end, soon
+        # even where that is 0 or 1.
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            weight = (low + high) / 2
+            slope = np.mean((1.0 - ratio) / (weight + (1.0 - weight) * ratio))
+            low, high = (weight, high) if slope > 0 else (low, weight)
+        weight = round((low + high) / 2, 6)
         return Interpolated(self.first, self.second, weight)
 
     def _both(self, sentences: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
