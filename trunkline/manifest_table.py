@@ -11,13 +11,15 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pcsv
 import pyarrow.json as pj
+import pyarrow.parquet as pq
 
 from trunkline.errors import StorageError
 from trunkline.rows import SECONDS, STRINGS, Row, parse_row
@@ -106,6 +108,35 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None], *, durable: bool 
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def write_columns(
+    rows: Iterable[Row], columns: Mapping[str, type], parquet: Path, csv: Path
+) -> int:
+    """Write rows as Parquet and as CSV with the same columns, each file whole or not at all.
+
+    Args:
+        rows: what a row leaves out is null; what no column names is left out.
+        columns: name -> str, int, float or bool.
+        parquet: the Parquet file to write.
+        csv: the CSV file to write (UTF-8, quoted where need be, with a header).
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    rows = iter(rows)
+    batches = []
+    while chunk := list(itertools.islice(rows, 10_000)):
+        batches.append(pa.RecordBatch.from_pylist(chunk, schema))
+    table = pa.Table.from_batches(batches, schema)
+    for path, write in ((parquet, pq.write_table), (csv, pcsv.write_csv)):
+        try:
+            write_whole(path, lambda file, write=write: write(table, file))
+        except OSError as error:
+            raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
+    return table.num_rows
 
 
 def _write_cache(path: Path, file: BinaryIO) -> None:

@@ -14,6 +14,10 @@ _STEPS = "trunkline.prepare"
 # Name -> (module with `add_arguments(parser)` and `run(args)`, what it does). Only the module of the
 # command that was asked for is imported.
 COMMANDS = {
+    "inventory": (
+        f"{_STEPS}.inventory",
+        "measure every file and channel of a folder, and list all that is wrong",
+    ),
     "check": (f"{_STEPS}.check", "list every fault of a manifest and its recordings"),
     "import": (
         f"{_STEPS}.convert",
