@@ -225,11 +225,16 @@ def _orders(
             Order(
                 below[these.prefix[kept]].astype(np.int32),
                 these.word[kept].astype(np.int32),
-                np.log10(probs[n][kept]).astype(np.float32),
-                np.log10(backoff[kept]).astype(np.float32),
+                _log10(probs[n][kept]),
+                _log10(backoff[kept]),
             )
         )
         below = np.cumsum(kept) - 1
     # KenLM writes P(<s>) = 1; it is never used, as nothing predicts <s>.
     orders[0].log_prob[counts[0].word == BOS_ROW] = 0.0
     return orders
+
+
+def _log10(values: np.ndarray) -> np.ndarray:
+    """Return float32 logarithms; 0, which a discount of 0 or of all leaves, is -99 as in other tools' ARPA files."""
+    return np.log10(np.maximum(values, 1e-99)).astype(np.float32)
