@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -116,16 +117,15 @@ def _put(readings: Readings, written: str, reading: str, kind: str, where: str) 
         raise DataError(f"{where}: unknown kind {kind!r}.{nearest(kind, KINDS)}")
     if not written or re.search(r"\s", written):
         raise DataError(f"{where}: a short form is one word without spaces, not {written!r}.")
-    if not _WORDS.fullmatch(reading) or reading != reading.lower():
-        raise DataError(
-            f"{where}: a reading is lower-case words with one space between, not {reading!r}."
-        )
+    reading = unicodedata.normalize("NFC", reading.lower())
+    if not _WORDS.fullmatch(reading):
+        raise DataError(f"{where}: a reading is words with one space between, not {reading!r}.")
     tables = {
         "abbreviation": readings.forms, "acronym": readings.forms, "attached": readings.attached,
         "attached-scale": readings.attached_scales, "chat": readings.chat, "currency": readings.currencies,
         "letter": readings.letters, "scale": readings.scales, "symbol": readings.symbols, "unit": readings.units,
     }  # fmt: skip
-    tables[kind][written] = reading
+    tables[kind][unicodedata.normalize("NFC", written)] = reading
 
 
 def _check(readings: Readings, source: object) -> None:

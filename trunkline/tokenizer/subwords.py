@@ -11,7 +11,7 @@ import sentencepiece
 
 from trunkline.errors import CheckpointError, UsageError
 from trunkline.text import TAGS
-from trunkline.tokenizer.base import SPECIAL, UNK, Tokenizer, decode_model
+from trunkline.tokenizer.base import SPACE, SPECIAL, UNK, Tokenizer, decode_model
 
 _LONGEST_LINE = 1 << 20  # bytes; SentencePiece leaves longer lines out of training without a word
 
@@ -47,7 +47,9 @@ class SubwordTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
         shift = len(SPECIAL) - 1
-        return [UNK if i == 0 else i + shift for i in self._processor.EncodeAsIds(text)]
+        # The mark of a space, written in a text, must not be taken for one: U+FFFF is no character, so unknown.
+        plain = " ".join(text.split()).replace(SPACE, "\uffff")
+        return [UNK if i == 0 else i + shift for i in self._processor.EncodeAsIds(plain)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields with the model in base 64."""
@@ -68,7 +70,7 @@ def train_subwords(kind: str, texts: Iterable[str], size: int) -> SubwordTokeniz
     Raises:
         UsageError: `size` does not fit the texts.
     """
-    lines = [text for text in texts if text.strip()]
+    lines = [line for text in texts if (line := " ".join(text.replace(SPACE, " ").split()))]
     tags = [tag for tag in TAGS if any(tag in line for line in lines)]
     written = io.BytesIO()
     try:

@@ -36,8 +36,8 @@ def train_tokenizer(
     if kind in _SIZE:
         from trunkline.tokenizer.subwords import train_subwords
 
-        lines = [" ".join(text.split()) for text in texts]
-        if not any(lines):
+        lines = [text for text in texts if text.strip()]
+        if not lines:
             raise DataError("There is no text to train a tokenizer on.")
         return train_subwords(kind, lines, size or _SIZE[kind])
     words: Counter[str] = Counter()
