@@ -1,7 +1,7 @@
 """How a Vietnamese syllable sounds in the North (Hanoi), the Centre (Huế) and the South (Saigon): surface phonemes.
 
 Two syllables are homophones in a dialect when their phonemes are equal. Only mergers that a dialect's speakers
-make throughout are applied; casual and rural ones (Southern s = x, Northern rural l = n) are left to the distances.
+make throughout are applied; others (Northern rural l = n, Southern ch = tr) are left to the distances.
 """
 
 from __future__ import annotations
