@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,14 +12,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trunkline.prepare.cli import main
+
 ROOT = Path(__file__).parents[1]
 
 
-def data(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run `trunkline data ...`; a traceback is never an answer."""
-    command = [sys.executable, "-m", "trunkline.prepare.cli", *map(str, arguments)]
+def data(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `trunkline data ...` in this process; a traceback is never an answer."""
+    words, out, err = [str(word) for word in arguments], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(words)
+        except SystemExit as left:  # argparse
+            status = int(left.code or 0)
+    assert "Traceback" not in err.getvalue(), err.getvalue()
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `trunkline data ...` in a process of its own."""
+    words = [sys.executable, "-m", "trunkline.prepare.cli", *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -29,6 +29,10 @@ COMMANDS = {
     "split": (f"{_STEPS}.split", "train, dev and test that share no call, speaker or phone"),
     "tag": (f"{_STEPS}.tag", "mark what is wrong with transcripts and turns; nothing is deleted"),
     "filter": (f"{_STEPS}.filter", "choose cuts by an expression over columns and tags"),
+    "shard": (f"{_STEPS}.shard", "k of n parts of a manifest, the same everywhere and every time"),
+    "merge": (f"{_STEPS}.merge", "several manifests as one; an id that stands twice is named"),
+    "stats": (f"{_STEPS}.stats", "how much there is, and of what"),
+    "licence": (f"{_STEPS}.licence", "show or set the licence of each cut"),
 }
 
 

@@ -225,7 +225,7 @@ def _inside(item: Any, container: Any) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    from trunkline.prepare.options import add_max_bad
+    from trunkline.prepare.options import add_in_and_out
 
     parser.description = (
         "Write the cuts for which EXPRESSION is true; the others go to --rest, if given. "
@@ -236,12 +236,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Example: trunkline data filter tagged.jsonl clean.jsonl \"duration >= 0.5 and language == 'vi'\" "
         "--purpose split --rest left-out.jsonl"
     )
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("output", type=Path, help="the .jsonl file to write")
+    add_in_and_out(parser)
     parser.add_argument("expression", nargs="?", default="true", help="by default every cut passes")
     parser.add_argument("--purpose", choices=["train", "evaluation", "split"])
     parser.add_argument("--rest", type=Path, help="write the cuts left out to this manifest")
-    add_max_bad(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

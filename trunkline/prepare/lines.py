@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from trunkline import importers, log
 from trunkline.errors import DataError, StorageError, UsageError
 from trunkline.manifest import Manifest, load_manifest, manifest_of_rows
@@ -99,6 +101,15 @@ class Step:
         write(path, fill)
         return count
 
+    def write_aside(self, output: Path) -> None:
+        """Write what was set aside beside the output; without any, remove the file of an earlier run."""
+        aside = output.with_name(f"{output.name.removesuffix('.jsonl')}.quarantine.jsonl")
+        if self.quarantined:
+            _logger.warning("%d lines are set aside in %s.", len(self.quarantined), aside)
+            self.write(aside, map(dump, self.quarantined))
+        else:
+            aside.unlink(missing_ok=True)
+
     def finish(
         self, output: Path, counts: Mapping[str, Any], outputs: Iterable[Path] | None = None
     ) -> Row:
@@ -107,13 +118,7 @@ class Step:
         `output` is the manifest written, or the folder of the `outputs`.
         """
         self.check_limit()
-        stem = output / "lines" if output.is_dir() else output
-        aside = stem.with_name(f"{stem.name.removesuffix('.jsonl')}.quarantine.jsonl")
-        if self.quarantined:
-            _logger.warning("%d lines are set aside in %s.", len(self.quarantined), aside)
-            self.write(aside, map(dump, self.quarantined))
-        else:
-            aside.unlink(missing_ok=True)  # of an earlier run
+        self.write_aside(output / "lines" if output.is_dir() else output)
         counts = dict(counts) | {"set_aside": len(self.quarantined)}
         provenance.record(
             output,
@@ -175,6 +180,14 @@ def dump(row: Row) -> str:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"Cut {row.get('id')!r} cannot be written as JSON: {error}.") from error
+
+
+def stated_seconds(manifest: Manifest) -> np.ndarray:
+    """Return (cuts,) what `seconds` does of each row, without opening recordings."""
+    start, end, duration = (
+        manifest.column(name).astype(np.float64) for name in ("start", "end", "duration")
+    )
+    return np.where(np.isnan(end), duration, end - np.nan_to_num(start))
 
 
 def seconds(row: Row) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 MAX_BAD = 0.01  # share of the lines that may be set aside before a step stops
 
@@ -28,6 +29,13 @@ def shares_of(text: str) -> dict[str, float]:
             raise argparse.ArgumentTypeError(f"{item!r}: each name once, a share above 0")
         shares[name] = share
     return shares
+
+
+def add_in_and_out(parser: argparse.ArgumentParser) -> None:
+    """Declare the manifest read and the manifest written."""
+    parser.add_argument("manifest", type=Path, help="a manifest or folder in any known format")
+    parser.add_argument("output", type=Path, help="the .jsonl file to write")
+    add_max_bad(parser)
 
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:

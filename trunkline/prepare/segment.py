@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +157,7 @@ def _change(row: Row, turn: Stretch, place: int, shared: float, *, alone: bool) 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    from trunkline.prepare.options import add_max_bad
+    from trunkline.prepare.options import add_in_and_out
 
     parser.description = (
         "Write a turn a line for the cuts of MANIFEST (whole channels, or stretches), both parties of a "
@@ -167,8 +166,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Example: trunkline data segment calls.jsonl turns.jsonl --vad silero --max-length 12"
     )
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("output", type=Path, help="the .jsonl file to write")
+    add_in_and_out(parser)
     defaults = Turns()
     parser.add_argument("--vad", choices=["energy", "silero"], default=defaults.vad)
     for name, what in (
@@ -179,7 +177,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         value = getattr(defaults, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=float, default=value, help=f"s; {what} ({value:g})")
-    add_max_bad(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def assignments_of(manifest: Manifest, by: Sequence[str]) -> Assigned:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    from trunkline.prepare.options import add_max_bad, names_of, shares_of
+    from trunkline.prepare.options import add_in_and_out, names_of, shares_of
 
     parser.description = (
         "Write MANIFEST with a split in every line. Cuts that share a call, speaker or phone stay "
@@ -286,8 +286,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Example: trunkline data split calls.jsonl split.jsonl --by call_id,speaker,phone "
         "--previous last-month.jsonl"
     )
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("output", type=Path, help="the .jsonl file to write")
+    add_in_and_out(parser)
     parser.add_argument("--by", type=names_of, default=list(KEYS), help="call_id,speaker,phone")
     parser.add_argument("--ratios", type=shares_of, help="train=0.8,dev=0.1,test=0.1")
     parser.add_argument("--salt", default="trunkline", help="another one, another division")
@@ -302,7 +301,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["language", "channel", "gender", "accent"],
         help="columns to report the spread of",
     )
-    add_max_bad(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

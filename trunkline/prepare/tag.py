@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trunkline.errors import UsageError
@@ -217,7 +216,7 @@ def fit_for(row: Row, purpose: str) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    from trunkline.prepare.options import add_max_bad
+    from trunkline.prepare.options import add_in_and_out
 
     parser.description = (
         "Write MANIFEST with tags on what is wrong with a cut's text, turn or channel. Nothing is "
@@ -226,8 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "."
     )
     parser.epilog = "Example: trunkline data tag calls.jsonl tagged.jsonl --chars-per-second 30,25"
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("output", type=Path, help="the .jsonl file to write")
+    add_in_and_out(parser)
     defaults = Limits()
     for name in Limits.__dataclass_fields__:
         limits = getattr(defaults, name)
@@ -237,7 +235,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=limits,
             help=f"limit and borderline ({limits[0]:g},{limits[1]:g})",
         )
-    add_max_bad(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
