@@ -74,12 +74,13 @@ def by_energy(blocks: Iterable[np.ndarray]) -> list[Stretch]:
 def by_silero(blocks: Iterable[np.ndarray]) -> list[Stretch]:
     """Return stretches where Silero's detector is sure of speech, with hysteresis."""
     try:
-        import torch
         from silero_vad import load_silero_vad  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DependencyError(
             "--vad silero needs the package silero-vad: pip install 'trunkline[vad]'."
         ) from error
+    import torch
+
     model = load_silero_vad()
     model.reset_states()
     with torch.inference_mode():
