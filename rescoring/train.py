@@ -160,6 +160,7 @@ def _train_lm(arguments: argparse.Namespace) -> Summary:
     for path in filter(None, (out, mixture)):
         _check_out(path, arguments.overwrite)
     other = load_lm(mix) if mix else None
+    dev = _read(arguments.dev, "--dev") if arguments.dev else []
     start = time.perf_counter()
     sentences = _read(arguments.text)
     logger.info("estimating %d-grams of %d sentences", arguments.order, len(sentences))
@@ -186,8 +187,7 @@ def _train_lm(arguments: argparse.Namespace) -> Summary:
         "words_per_second": round(trained.words / seconds),
     }
     tables = {"N-grams": _ngram_rows(trained)}
-    if arguments.dev:
-        dev = _read(arguments.dev, "--dev")
+    if dev:
         models: dict[str, LanguageModel] = {out.name: model}
         if other is not None:
             models |= _mix(model, other, dev, arguments)
