@@ -158,6 +158,7 @@ messy = st.lists(st.sampled_from(ATOMS) | st.just(" ") | st.characters(), max_si
 @pytest.mark.parametrize("name", NORMALISERS)
 @settings(max_examples=300, deadline=None)
 @given(text=messy)
+@example(text="<cười\n> < > [x  Y]" + "(ồn" + 50 * " " + ") <" + 90 * " " + "ho>")
 @example(text="STK 0011\u200b004 \x96 mN, 12h8 phút İ̸^tỷVinID'CO2")
 def test_a_second_pass_changes_nothing_and_the_report_tells_every_change(name, text):
     normaliser = NORMALISERS[name]

@@ -45,7 +45,9 @@ _WESTERN_SCALES = {"k": "nghìn", "K": "nghìn", "M": "triệu", "B": "tỷ", "b
 }  # fmt: skip
 _LOWER_SCALE = {"triệu": " nghìn", "tỷ": " triệu", "nghìn": ""}
 _SPANS = "ngày tháng tuần năm quý tối đêm"
-_ONE: dict[str, str] = dict.fromkeys(_SPANS.split(), "một")  # 5 triệu/tháng; other denominators: trên
+_ONE: dict[str, str] = dict.fromkeys(
+    _SPANS.split(), "một"
+)  # 5 triệu/tháng; other denominators: trên
 
 
 class _Units(NamedTuple):

@@ -16,7 +16,7 @@ from trunkline.text.words import Word, read_roman
 _LETTERS = r"(?:[^\W\d_][\u0300-\u036f]*)+"
 _TOKEN = re.compile(
     rf"(?P<space>\s+)|(?P<word>{_LETTERS}(?:['’]{_LETTERS})*)|(?P<number>\d)"
-    r"|(?P<annotation>\[[^\[\]\n]{1,60}\]|<[^<>\n]{1,60}>|\{[^{}\n]{1,60}\}|\([^()\n]{1,40}\))|(?P<other>.)",
+    r"|(?P<annotation>\[[^\[\]]+\]|<[^<>]+>|\{[^{}]+\}|\([^()]+\))|(?P<other>.)",
     re.DOTALL,
 )
 _LINK = re.compile(
@@ -29,6 +29,7 @@ _RUN = re.compile(_ALNUM)
 _UNREAD = re.compile(rf"\d+(?:[.,:/\-]?{_ALNUM})*")
 _SCRIPT = re.compile(r"[^\s\d!-/:-@\[-`{-~…“”‘’–—]+")
 _LETTER = re.compile(r"[^\W\d_]")
+_ANNOTATION = 60  # characters; longer stretches in brackets are text
 _HASHTAG = re.compile(r"#\w+")
 _JOINED = re.compile(rf"{_LETTERS}(?:[.&/\-]{_LETTERS})+")
 _INITIALS = re.compile(r"[A-ZĐ](?:\.[A-ZĐ])+(?![^\W_])")
@@ -132,7 +133,7 @@ class Scan:
 
     def _keep(self, start: int, end: int, flag: str) -> int:
         """Leave a stretch as it is, flagged."""
-        return self._put(start, end, self.text[start:end], flag=flag)
+        return self._put(start, end, " ".join(self.text[start:end].split()), flag=flag)
 
     def _between_pauses(self, end: int) -> bool:
         """Whether a word stands by itself between commas or dots: "à, tôi muốn hỏi"."""
@@ -269,11 +270,9 @@ class Scan:
             return self._put(
                 at, end, out, *(("annotation",) if out != written else ()), rule="annotation"
             )
-        if written[0] != "(":
+        if written[0] != "(" and len(" ".join(written.split())) <= _ANNOTATION:
             return self._keep(at, end, "annotation")
-        if self.language.spoken and (done := self._by_rule(at)):  # (028) 3822 1234
-            return done
-        return self._put(at, at + 1, "", "punctuation")
+        return self._symbol(at)
 
     def _symbol(self, at: int) -> int:
         text, sign, spoken = self.text, self.text[at], self.language.spoken
