@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.encoder_cpu import LIVE, LONG
+from benchmarks.encoder_cpu import tables as encoder_tables
+
 RESULTS = Path(__file__).parent / "results"
 CHOSEN = "Layer chosen on dev"
 PAIRED = "Paired comparison"
@@ -143,6 +146,16 @@ def sections() -> Iterable[str]:
             f"{speed['rounds']} updates made in turn in one process."
         )
         yield _table(speed["systems"])
+    if cpu := _read("encoder_cpu"):
+        yield (
+            "## The encoder on a CPU beside the package chunkformer (`benchmarks/encoder_cpu.py`)\n\n"
+            f"{cpu['peer']}, torch {cpu['torch']}, {cpu['cpus']} cores; the same random weights, a process each. "
+            f"Contexts {LONG} for recordings and batches, {LIVE} for a step of a stream (0.64 s of audio)."
+        )
+        for title, rows in encoder_tables(cpu).items():
+            if rows:
+                yield f"{title}:"
+                yield _table(rows)
     if load := _read("manifest_load"):
         yield "## A manifest of a million cuts (`benchmarks/manifest_load.py`)"
         yield _table([{"load": name, **row} for name, row in load["runs"].items()])

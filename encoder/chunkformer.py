@@ -72,7 +72,7 @@ def read_chunkformer(folder: str | os.PathLike[str]) -> Imported:
     elif source.json_cmvn and (folder / "global_cmvn").is_file():
         _compare_normalisation(folder, source, tensors)
     ours = backbone.state_dict()
-    theirs = {_their_name(name): name for name in ours}
+    theirs = {their_name(name): name for name in ours}
     expected = {
         name: _like(*(*ours[our_name].shape, 1))
         if re.search(r"\.pointwise_conv\d\.weight$", name)
@@ -177,7 +177,7 @@ def _as_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
     return tensor.to(torch.float32)
 
 
-def _their_name(name: str) -> str:
+def their_name(name: str) -> str:
     """Return the package's name of one of our weights."""
     if name.startswith("feature_"):
         return "encoder.global_cmvn." + {"feature_mean": "mean", "feature_scale": "istd"}[name]
