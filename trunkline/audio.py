@@ -337,7 +337,8 @@ def _check_header(path: Path, file: BinaryIO) -> None:
 class _SoundFileReader:
     def __init__(self, path: Path) -> None:
         try:
-            self._file = soundfile.SoundFile(path)
+            # As bytes where the system's names are bytes: one that is no UTF-8 is opened as well.
+            self._file = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
         except soundfile.LibsndfileError as error:
             raise AudioFault(
                 "unreadable", f"{path} is not a recording in a known format ({error.error_string})"

@@ -168,6 +168,7 @@ def check_masking(config: AugmentConfig) -> tuple[dict[str, Any], list[str]]:
     """Return what SpecAugment masks of a batch with padding, and what is wrong with it."""
     masking, lengths = config.masking, torch.tensor([400, 150, 7])
     features = torch.randn(3, 400, 80, generator=torch.Generator().manual_seed(0))
+    masked = features
     began = time.process_time()
     for epoch in range(_REPEATS):
         rngs = [item_rng(0, epoch, str(item)) for item in range(3)]

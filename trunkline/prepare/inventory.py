@@ -36,7 +36,7 @@ KINDS = {
     "dead_channel": "one channel is silent, another is not",
     "no_speech": "the level never changes: a tone, noise or hum",
     "noisy": "speech less than 3 dB over noise",
-    "quiet": "speech below -45 dB of full scale",
+    "quiet": "speech below -50 dB of full scale",
     "clipped": "flat tops near full scale",
     "offset": "samples whose mean is not 0",
     "upsampled": "a wide-band rate that holds a telephone's band",
@@ -111,7 +111,7 @@ def take_inventory(root: Path, journal: Path, jobs: int = 1) -> Inventory:
     for row in rows:
         name = row["file"]
         row["faults"] = [[f.kind, f.message] for f in by_name[name]] + row["faults"]
-        own = f"{name}#{row['channel']}" if row.get("channels", 1) > 1 else name
+        own = f"{name}#{row['channel']}" if "channel" in row and row["channels"] > 1 else name
         for kind, message in row["faults"]:
             whole = kind not in _OF_A_CHANNEL
             if not whole or f"{name} {kind}" not in first_of:

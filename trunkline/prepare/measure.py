@@ -21,12 +21,12 @@ FRAME = 0.02  # s
 BLOCK = 10.0  # s
 
 SILENT = 1e-3  # peak, -60 dB of full scale
-QUIET = -45.0  # dB of full scale, level of the speech
+QUIET = -50.0  # dB of full scale, level of the speech
 NOISY = 3.0  # dB, speech over noise
 FLAT, FLAT_SHARE = 0.97, 1e-3  # mu-law's largest value is 0.98
 OFFSET = 0.02  # mean of the samples
 SHORT = 0.1  # s
-STEADY = 6.0  # dB between loud and soft frames, below which there is no speech
+STEADY = 3.0  # dB between loud and soft frames, below which there is no speech
 SPEECH_OVER_FLOOR = 9.0  # dB
 SPEECH_UNDER_LOUD = 35.0  # dB
 ONE_SIGNAL = 2 / 32768  # difference of dual-mono channels
@@ -114,7 +114,7 @@ class Meter:
         waiting = np.concatenate([self._rest, block])
         whole = len(waiting) // self.size * self.size
         frames, self._rest = waiting[:whole].reshape(-1, self.size), waiting[whole:]
-        self.powers.append(np.mean(np.square(frames), axis=1))
+        self.powers.append(np.var(frames, axis=1))  # without an offset, which is no sound
         self._add_spectrum(block)
 
     def _add_spectrum(self, block: np.ndarray) -> None:
@@ -130,7 +130,7 @@ class Meter:
         """Return what was measured, with its faults."""
         powers = np.concatenate(self.powers) if self.powers else np.zeros(0)
         if not len(powers):  # shorter than one frame
-            powers = np.array([float(np.mean(np.square(self._rest)))]) if self.count else powers
+            powers = np.array([float(np.var(self._rest))]) if self.count else powers
         level, noise, share = _speech(powers)
         snr = level - noise if math.isfinite(noise) and share else None
         narrow = self._is_narrow()
