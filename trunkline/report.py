@@ -84,13 +84,28 @@ def write_report(
         if path != folder:
             body.append(f"<h2>{escape(str(path.relative_to(folder)))}</h2>")
         body += _section(path)
+    _write_page(folder / "report.html", title or folder.name, body)
+    return folder / "report.html"
+
+
+def write_tables(path: str | os.PathLike[str], title: str, tables: Mapping[str, Rows]) -> None:
+    """Write one HTML page of tables, {title: rows}, with no run behind it.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    body = [f"<h1>{escape(title)}</h1>"]
+    body += [_table(name, rows, limit=len(rows)) for name, rows in tables.items()]
+    _write_page(Path(path), title, body)
+
+
+def _write_page(path: Path, title: str, body: Sequence[str]) -> None:
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title or folder.name)}</title><style>{STYLE}{_PAGE_STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}{_PAGE_STYLE}</style></head>"
     )
-    write_text(folder / "report.html", f"{head}<body>{''.join(body)}</body></html>\n")
-    return folder / "report.html"
+    write_text(path, f"{head}<body>{''.join(body)}</body></html>\n")
 
 
 def _runs(folder: Path) -> list[Path]:

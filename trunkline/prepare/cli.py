@@ -33,6 +33,7 @@ COMMANDS = {
     "split": (f"{_STEPS}.split", "train, dev and test that share no call, speaker or phone"),
     "tag": (f"{_STEPS}.tag", "mark what is wrong with transcripts and turns; nothing is deleted"),
     "filter": (f"{_STEPS}.filter", "choose cuts by an expression over columns and tags"),
+    "audit": (f"{_STEPS}.audit", "balance of speakers, channels, noise and labels, with advice"),
     "pseudonymise": (f"{_STEPS}.pseudonymise", "keyed names for calls, speakers, phones and files"),
     "scan": (f"{_STEPS}.scan", "refuse what holds telephone, card or account numbers"),
     "shard": (f"{_STEPS}.shard", "k of n parts of a manifest, the same everywhere and every time"),
