@@ -163,7 +163,7 @@ def make_recordings(folder: Path, minutes: Sequence[float], clips: int) -> dict[
     return files
 
 
-def tasks_of(system: str, shape: str, files: dict[str, list[str]]) -> dict[str, list[str]]:
+def tasks_of(system: str, files: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return what a system is timed at."""
     batches = [name for name in files if name.startswith("batch")]
     tasks = {"step": [], **files}
@@ -195,7 +195,7 @@ def measurements(
                 if arguments.only and not any(word in system for word in arguments.only):
                     continue
                 prefix = f"{shape}/{threads}/{system}/"
-                tasks = tasks_of(system, shape, files)
+                tasks = tasks_of(system, files)
                 if arguments.resume:
                     tasks = {
                         k: v for k, v in tasks.items() if prefix + k not in known or k == "frames"
@@ -255,23 +255,17 @@ def differences(work: Path, shapes: Sequence[str]) -> dict[str, dict[str, float]
     return found
 
 
-def gflops(shape: str, seconds: float, audio: float) -> float:
-    """Return the GFLOP/s of the encoder's matrix products and convolutions over `audio` seconds in `seconds`."""
+def gflops(shape: str, seconds: float, audio: float, layers: int | None = None) -> float:
+    """Return the GFLOP/s of products and convolutions, CTC included, over `audio` seconds in `seconds`."""
     sizes = SHAPES[shape]
     dim, hidden = sizes["dim"], sizes["feed_forward"]
-    keys = sum(LONG)
-    # Feed-forwards, four projections, three of the convolution's; scores, positions, values; depthwise.
-    layer = 4 * dim * hidden + 4 * dim * dim + 3 * dim * dim + (3 * keys + LONG[0]) * dim + 15 * dim
-    # 4 x 39, 2 x 19 and 1 x 9 places a frame.
+    chunk, keys = LONG[0], sum(LONG)
+    # Feed-forwards, four projections, three of the convolution's; scores, values and positions; depthwise.
+    layer = 4 * dim * hidden + 7 * dim * dim + (3 * keys + chunk) * dim + 15 * dim
+    # 4 x 39, 2 x 19 and 1 x 9 places a frame, and nine bins that become one frame.
     subsampling = (4 * 39 + 2 * 19 + 9) * 9 * dim + (2 * 19 + 9 + 9) * dim * dim
-    frames = audio / 0.08
-    return (
-        2
-        * frames
-        * (sizes["layers"] * layer + subsampling + dim * sizes["symbols"])
-        / seconds
-        / 1e9
-    )
+    each = (layers or sizes["layers"]) * layer + subsampling + dim * sizes["symbols"]
+    return 2 * each * audio / 0.08 / seconds / 1e9
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

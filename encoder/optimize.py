@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from encoder.config import Context
 from encoder.conformer import FeedForward
@@ -76,10 +75,18 @@ def optimize(
     _check(backbone, dtype, quantize, calibration)
     ranges: dict[str, Range] = {}
     expected = _frames(backbone, calibration, context, ranges)
-    optimized = shared_copy(backbone, DTYPES[dtype]).eval()
+    kind = DTYPES[dtype]
+    optimized = shared_copy(backbone, kind).eval()
+    pack = can_pack()
+    if dtype and _product_seconds(backbone, kind, pack) > _product_seconds(
+        backbone, torch.float32, pack
+    ):
+        logger.warning("This processor computes %s slower than float32; leave it out here.", dtype)
     if quantize:
         _replace(optimized, ranges)
-    elif can_pack() and _packing_pays(optimized):
+    elif pack and _product_seconds(backbone, kind, False) >= GAIN * _product_seconds(
+        backbone, kind, True
+    ):
         _replace(optimized, {})
     else:
         logger.info("Packed weights are no faster than torch's own here; they stay as they are.")
@@ -200,20 +207,16 @@ def _deviation(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 @torch.no_grad()
-def _packing_pays(backbone: Backbone) -> bool:
-    """Return whether one packed matrix product of this backbone is faster than torch's own, here and now."""
-    config, dtype = backbone.config, backbone.conformer.after_norm.weight.dtype
-    rows = torch.randn(256, config.dim, dtype=dtype)
-    layer = nn.Linear(config.dim, config.feed_forward, dtype=dtype)
-    packed = PackedLinear(layer.weight, layer.bias)
-    own = _fastest(lambda: functional.linear(rows, layer.weight, layer.bias))
-    return own >= GAIN * _fastest(lambda: packed(rows))
-
-
-def _fastest(function: Callable[[], object], rounds: int = 5) -> float:
+def _product_seconds(backbone: Backbone, dtype: torch.dtype, packed: bool) -> float:
+    """Return the time of one matrix product in the shape of this backbone's feed-forward, here and now."""
+    dim, hidden = backbone.config.dim, backbone.config.feed_forward
+    rows = torch.randn(256, dim).to(dtype)
+    layer: nn.Module = nn.Linear(dim, hidden, dtype=dtype)
+    if packed:
+        layer = PackedLinear(layer.weight, layer.bias)
     times = []
-    for _ in range(rounds + 1):
+    for _ in range(6):
         began = time.perf_counter()
-        function()
+        layer(rows)
         times.append(time.perf_counter() - began)
     return min(times)
