@@ -187,12 +187,14 @@ ROW = {
     ("text", "expected"),
     [
         ("duration == 2.5", True),
+        ("duration = 2.5 and intent = 'card'", True),
         ("duration > 2.5 or 'x' in tags", True),
         ("not 'x' in tags", False),
         ("'z' not in tags and intent == 'card'", True),
         ("labels.intent in ['card', 'loan']", True),
         ("measured.rate >= 12.5 and measured.rate < 13", True),
         ('measured.odd == "a\'b"', True),
+        ("measured.odd == 'a''b'", True),
         ("language == null", True),
         ("language == 'vi'", False),
         ("language != 'vi'", True),
@@ -220,7 +222,7 @@ def test_an_expression_says_what_it_means(text, expected):
     [
         ("", "needs a value at its end"),
         ("duration >", "needs a value at its end"),
-        ("duration = 1", "cannot be read from '= 1'"),
+        ("duration ~ 1", "cannot be read from '~ 1'"),
         ("(duration > 1", "needs ')' at its end"),
         ("duration 1", "needs a comparison, 'and' or 'or' at '1'"),
         ("speaker not 'a'", "needs 'in'"),
