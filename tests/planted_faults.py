@@ -98,7 +98,7 @@ def _plant_audio(folder: Path, faults: dict[str, set[str]], write) -> None:
     write("hum.wav", "no_speech", np.stack([hum, np.roll(hum, 9)], 1))
     rng = np.random.default_rng(0)
     loud = talk(108, 8.0)
-    write("noisy.wav", "noisy", loud + 1.0 * loud.std() * rng.standard_normal(len(loud)))
+    write("noisy.wav", "noisy", loud + 1.2 * loud.std() * rng.standard_normal(len(loud)))
     write("quiet.wav", "quiet", 0.012 * talk(109, 8.0), subtype="FLOAT")
     write("clipped.wav", "clipped", np.clip(12 * talk(110, 8.0), -1, 1))
     write("offset.wav", "offset", 0.5 * call(111) + 0.1)

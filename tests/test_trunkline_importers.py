@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,62 @@ def test_a_recording_or_a_text_is_not_taken_for_a_manifest(tmp_path: Path) -> No
         load_manifest(tmp_path / "a.md")
     with pytest.raises(DataError, match=r"a\.jsonl:1 is not valid JSON"):
         load_manifest(tmp_path / "a.jsonl")
+
+
+QUOTED = 'key,wav,txt\na,a.wav,"dạ, em ""chào"" anh"\nb,"b, c.wav",không ạ\n'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "cp1258"])
+def test_tables_are_read_in_the_encodings_that_there_are(tmp_path: Path, encoding: str) -> None:
+    text = QUOTED
+    if encoding == "utf-16-le-bom":
+        raw = b"\xff\xfe" + text.encode("utf-16-le")
+    elif encoding == "cp1258":
+        # Windows-1258 writes the tones of its keyboard apart from the letters.
+        raw = "".join(
+            letter if letter.isascii() or letter in "ăâđêôơưàôé" else _apart(letter)
+            for letter in text
+        ).encode("cp1258")
+    else:
+        raw = text.encode(encoding)
+    (tmp_path / "m.csv").write_bytes(raw)
+    a, b = load_manifest(tmp_path / "m.csv")
+    assert (a.text, a.line) == ('dạ, em "chào" anh', 2)
+    assert (b.text, b.audio_filepath.name) == ("không ạ", "b, c.wav")
+
+
+def _apart(letter: str) -> str:
+    base = unicodedata.normalize("NFD", letter)
+    return unicodedata.normalize("NFC", base[:-1]) + base[-1]
+
+
+def test_bytes_in_no_known_encoding_are_named_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(b"key,wav,txt\na,a.wav,\xff\xfe\x81\x8d\n")
+    with pytest.raises(DataError, match=r"m\.csv:2 is neither UTF-8"):
+        load_manifest(tmp_path / "m.csv")
+
+
+def test_transcripts_beside_recordings_become_their_text(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, channels in (
+        ("mono", 1),
+        ("two", 2),
+        ("both", 2),
+        ("blank", 1),
+        ("none", 1),
+        ("odd", 1),
+    ):
+        soundfile.write(tmp_path / f"{name}.wav", rng.normal(0, 0.1, (800, channels)), 8000)
+    (tmp_path / "mono.txt").write_bytes("dạ vâng\r\n".encode("utf-16"))
+    (tmp_path / "two.agent.txt").write_text("em chào anh", encoding="utf-8-sig")
+    (tmp_path / "two.1.txt").write_text("chào em", encoding="utf-8")
+    (tmp_path / "both.txt").write_text("em chào anh\nchào em", encoding="utf-8")
+    (tmp_path / "blank.txt").write_bytes(b"")
+    (tmp_path / "odd.txt").write_bytes(b"\x81\x8d\xff")
+    cuts = {(cut.audio_filepath.stem, cut.channel): cut for cut in load_manifest(tmp_path)}
+    texts = {key: cut.text for key, cut in cuts.items()}
+    assert texts == {
+        ("mono", None): "dạ vâng", ("two", 0): "em chào anh", ("two", 1): "chào em", ("both", 0): None,
+        ("both", 1): None, ("blank", None): "", ("none", None): None, ("odd", None): None,
+    }  # fmt: skip
+    assert cuts["both", 1].extra["call_text"] == "em chào anh chào em"

@@ -44,6 +44,7 @@ EXTRAS = {
     "app": {"gradio": "the browser demo"},
     "analysis": {"duckdb": "SQL over the store", "polars": "data frames over the store"},
     "demo": {"espeakng-loader": "made-up calls (make demo)"},
+    "vad": {"silero-vad": "turns by Silero's voice activity detector"},
 }
 
 

@@ -6,11 +6,12 @@ source's folder. JSON lines, NeMo's among them, are read by `trunkline.manifest`
 
 from __future__ import annotations
 
+import codecs
 import collections
 import csv
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def read_directory(path: Path) -> Rows:
     """Yield a row for each channel of each recording below a folder.
 
     A file with the same signal on both channels (dual mono) gives one row and is reported.
+    The text of `call.txt` beside `call.wav` goes to its row; a channel has its own in `call.agent.txt`,
+    `call.customer.txt` or `call.0.txt`, and what both said together is its `call_text`.
     A recording that cannot be read is a row as well, so that checks and runs name it instead of
     losing it.
     """
@@ -75,6 +78,7 @@ def read_directory(path: Path) -> Rows:
             f"{path} holds no recordings ({found}). Known: {', '.join(sorted(audio.SUFFIXES))}."
         )
     dual = 0
+    transcripts = {file for file in files if file.suffix == ".txt"}
     for file in recordings:
         name = str(file.relative_to(path))
         try:
@@ -91,11 +95,18 @@ def read_directory(path: Path) -> Rows:
             "sampling_rate": about.sample_rate,
         }
         if about.channels == 1:
-            yield 0, row
+            yield 0, row | _said(file, transcripts, "text")
         elif same:
-            yield 0, row | {"channel": 0, "dual_mono": True}
+            yield 0, row | {"channel": 0, "dual_mono": True} | _said(file, transcripts, "text")
         else:
-            yield from ((0, row | {"channel": channel}) for channel in range(about.channels))
+            together = _said(file, transcripts, "call_text")
+            for channel in range(about.channels):
+                roles = [role for role, index in audio.ROLES.items() if index == channel]
+                own = (
+                    _said(file.with_suffix(f".{side}{file.suffix}"), transcripts, "text")
+                    for side in (*roles, channel)
+                )
+                yield 0, row | {"channel": channel} | (next(filter(None, own), None) or together)
     if dual:
         _logger.warning(
             "%s: %d of %d recordings hold one signal on both channels; one of the two is used.",
@@ -103,6 +114,23 @@ def read_directory(path: Path) -> Rows:
             dual,
             len(recordings),
         )
+
+
+def _said(file: Path, transcripts: Collection[Path], key: str) -> Row:
+    """Return {key: text} of the transcript beside a recording, {} where there is none to read."""
+    from trunkline.text import decode
+
+    path = file.with_suffix(".txt")
+    if path not in transcripts:
+        return {}
+    try:
+        text, encoding = decode(path.read_bytes(), str(path))
+    except (DataError, OSError) as error:
+        _logger.warning("%s", error)
+        return {}
+    if encoding != "utf-8":
+        _logger.warning("%s is read as %s.", path, encoding)
+    return {key: " ".join(text.split())}
 
 
 def read_table(path: Path) -> Rows:
@@ -314,14 +342,29 @@ def _kaldi_file(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    number = 0
+    """Yield the numbered lines of a text: UTF-8, else as `trunkline.text.decode` finds out."""
+    number, data = 0, b""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number} is not UTF-8 text.") from error
+                if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    data = line + file.read()
+                    break
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    file.seek(0)
+                    data = file.read()
+                    break
+                yield number, text
     except EOFError as error:
         raise DataError(f"{path} is cut short after line {number}.") from error
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if data:
+        from trunkline.text import decode
+
+        text, encoding = decode(data, str(path))
+        _logger.warning("%s is read as %s.", path, encoding)
+        lines = text.splitlines(keepends=True)
+        yield from ((at, line) for at, line in enumerate(lines, 1) if at >= number)

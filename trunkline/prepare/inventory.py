@@ -35,7 +35,7 @@ KINDS = {
     "silent": "no sample reaches -60 dB of full scale",
     "dead_channel": "one channel is silent, another is not",
     "no_speech": "the level never changes: a tone, noise or hum",
-    "noisy": "speech less than 3 dB over noise",
+    "noisy": "speech less than 5 dB over noise",
     "quiet": "speech below -50 dB of full scale",
     "clipped": "flat tops near full scale",
     "offset": "samples whose mean is not 0",

@@ -22,7 +22,7 @@ BLOCK = 10.0  # s
 
 SILENT = 1e-3  # peak, -60 dB of full scale
 QUIET = -50.0  # dB of full scale, level of the speech
-NOISY = 3.0  # dB, speech over noise
+NOISY = 5.0  # dB, speech over noise
 FLAT, FLAT_SHARE = 0.97, 1e-3  # mu-law's largest value is 0.98
 OFFSET = 0.02  # mean of the samples
 SHORT = 0.1  # s
