@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from trunkline.errors import ConfigError
-from trunkline.settings import describe_settings, load_settings, settings_to_dict, settings_to_yaml
+from trunkline.settings import (
+    describe_settings,
+    load_settings,
+    settings_from_dict,
+    settings_to_dict,
+    settings_to_yaml,
+)
 
 
 @dataclass(frozen=True)
@@ -165,3 +171,42 @@ def test_settings_survive_yaml_and_json(tmp_path):
 def test_the_help_text_lists_every_setting_with_its_default():
     text = describe_settings(Run)
     assert "out: Path (required)" in text and "optimiser.lr: float = 0.001" in text
+
+
+@dataclass(frozen=True)
+class Part:
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Whole:
+    parts: dict[str, Part] = field(default_factory=dict)
+
+
+def test_settings_may_hold_named_parts_with_free_options(tmp_path):
+    path = tmp_path / "whole.yaml"
+    path.write_text("parts:\n  first: {kind: a, options: {width: 3, name: '4', deep: {x: 1}}}\n")
+    given = [
+        "parts.first.options.width=5",
+        "parts.first.options.deep.y=[1, 2]",
+        "parts.second.kind=b",
+    ]
+    parts = load_settings(Whole, path, given).parts
+    assert parts["first"] == Part("a", {"width": 5, "name": "4", "deep": {"x": 1, "y": [1, 2]}})
+    assert parts["second"] == Part("b")
+
+
+def test_a_mistake_in_a_named_part_is_named_with_its_place(tmp_path):
+    path = tmp_path / "whole.yaml"
+    path.write_text("parts:\n  first:\n    kind: a\n    optoins: {}\n")
+    with pytest.raises(ConfigError, match=r"whole.yaml:4: .*parts.first.optoins.*'options'"):
+        load_settings(Whole, path)
+    with pytest.raises(ConfigError, match="parts.first.options holds settings of its own"):
+        load_settings(Whole, overrides=["parts.first.kind=a", "parts.first.options=3"])
+
+
+def test_settings_from_plain_values_say_where_they_stood():
+    assert settings_from_dict(Part, {"kind": "a"}, "head 'x'") == Part("a")
+    with pytest.raises(ConfigError, match="head 'x': unknown setting 'knid'"):
+        settings_from_dict(Part, {"knid": "a"}, "head 'x'")

@@ -34,6 +34,24 @@ def load_settings(cls: type[T], path: str | Path | None = None, overrides: Seque
     return _build(cls, values, "", origins, None)
 
 
+def settings_from_dict(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Return `cls` from plain values, as `load_settings` would; mistakes are named as being at `where`.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    return _build(cls, values, "", {"": where}, None)
+
+
+def read_settings(cls: type[T], values: Mapping[str, Any], where: str = "the settings") -> T:
+    """Return `cls` from plain data, such as what `settings_to_dict` gave; `where` stands before every complaint.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    return _build(cls, values, "", {"": where}, None)
+
+
 def settings_to_dict(settings: Any) -> dict[str, Any]:
     """Return a settings dataclass as plain dictionaries, lists, strings and numbers (ready for JSON and YAML)."""
     return {
@@ -152,11 +170,37 @@ def _read(hint: Any, value: Any, key: str, origins: Origins, default: Any) -> An
         return typing.get_origin(hint)(
             _read(element, x, f"{key}.{i}", origins, None) for i, x in pairs
         )
+    if typing.get_origin(hint) is dict and element is not None and isinstance(value, str):
+        value = _read_text(value, key, origins)
+    if typing.get_origin(hint) is dict and element is not None and isinstance(value, Mapping):
+        return {
+            str(x): _read(element, item, f"{key}.{x}", origins, None) for x, item in value.items()
+        }
     if dataclasses.is_dataclass(hint):
         raise ConfigError(
             f"{_where(key, origins)}: {key} holds settings of its own ({key}.name=value), not {value!r}."
         )
+    if hint == dict[str, Any]:
+        return _read_free(value, key, origins)
     return _convert(hint, value, key, origins)
+
+
+def _read_free(value: Any, key: str, origins: Origins) -> dict[str, Any]:
+    """Return settings whose names are not known here; the text of an override becomes a value."""
+    if isinstance(value, str):
+        value = _read_text(value, key, origins)
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{_where(key, origins)}: {key} holds settings of its own ({key}.name=value), not {value!r}."
+        )
+    values = {}
+    for name, item in value.items():
+        full = f"{key}.{name}"
+        overridden = isinstance(item, str) and _where(full, origins).startswith("override ")
+        if isinstance(item, Mapping):
+            item = _read_free(item, full, origins)
+        values[str(name)] = _read_text(item, full, origins) if overridden else item
+    return values
 
 
 def _read_text(text: str, key: str, origins: Origins) -> Any:
