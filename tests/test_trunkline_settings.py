@@ -13,7 +13,7 @@ from trunkline.errors import ConfigError
 from trunkline.settings import (
     describe_settings,
     load_settings,
-    settings_from_dict,
+    read_settings,
     settings_to_dict,
     settings_to_yaml,
 )
@@ -207,6 +207,6 @@ def test_a_mistake_in_a_named_part_is_named_with_its_place(tmp_path):
 
 
 def test_settings_from_plain_values_say_where_they_stood():
-    assert settings_from_dict(Part, {"kind": "a"}, "head 'x'") == Part("a")
+    assert read_settings(Part, {"kind": "a"}, "head 'x'") == Part("a")
     with pytest.raises(ConfigError, match="head 'x': unknown setting 'knid'"):
-        settings_from_dict(Part, {"knid": "a"}, "head 'x'")
+        read_settings(Part, {"knid": "a"}, "head 'x'")

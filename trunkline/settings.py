@@ -34,15 +34,6 @@ def load_settings(cls: type[T], path: str | Path | None = None, overrides: Seque
     return _build(cls, values, "", origins, None)
 
 
-def settings_from_dict(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Return `cls` from plain values, as `load_settings` would; mistakes are named as being at `where`.
-
-    Raises:
-        ConfigError: as `load_settings`.
-    """
-    return _build(cls, values, "", {"": where}, None)
-
-
 def read_settings(cls: type[T], values: Mapping[str, Any], where: str = "the settings") -> T:
     """Return `cls` from plain data, such as what `settings_to_dict` gave; `where` stands before every complaint.
 
