@@ -1,1 +1,60 @@
-"""Task heads on top of the encoder's frames; none has been written yet."""
+"""Task heads on top of the encoder's frames: one trunk serves them all.
+
+Names are imported when they are first used, so that a command of this package answers ``--help`` without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heads.adapter_options import AdapterOptions
+    from heads.head import (
+        FrameHead,
+        Head,
+        HeadLabels,
+        HeadOptions,
+        PooledHead,
+        PooledOptions,
+        TrunkSpec,
+    )
+    from heads.registry import available_heads, find_head, register_head
+
+_MODULES = {
+    "AdapterOptions": "adapter_options",
+    "FrameHead": "head",
+    "Head": "head",
+    "HeadLabels": "head",
+    "HeadOptions": "head",
+    "PooledHead": "head",
+    "PooledOptions": "head",
+    "TrunkSpec": "head",
+    "available_heads": "registry",
+    "find_head": "registry",
+    "register_head": "registry",
+}
+
+__all__ = [
+    "AdapterOptions",
+    "FrameHead",
+    "Head",
+    "HeadLabels",
+    "HeadOptions",
+    "PooledHead",
+    "PooledOptions",
+    "TrunkSpec",
+    "available_heads",
+    "find_head",
+    "register_head",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"heads.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
