@@ -326,6 +326,13 @@ def test_bytes_of_unicode_files_are_read(encoding):
     assert decode(data)[0] == text
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_known_without_its_mark(encoding):
+    text = "dạ em chào anh chị ạ"
+    assert decode(text.encode(encoding)) == (text, encoding)
+    assert decode(f"a\0{text}".encode()) == (f"a\0{text}", "utf-8")
+
+
 def test_windows_1258_is_told_from_other_encodings():
     text = "Tôi hỏi số dư tài khoản của mình"
     decomposed = "".join(_for_windows(x) for x in text)

@@ -117,10 +117,10 @@ def _repair_word(match: re.Match[str]) -> str:
 
 
 def decode(data: bytes, source: str = "the text") -> tuple[str, str]:
-    """Return the text that bytes hold, and the encoding found: utf-8, utf-16, utf-32 or cp1258.
+    """Return the text that bytes hold, and the encoding found: utf-8, utf-16(-le, -be), utf-32 or cp1258.
 
-    A byte order mark decides; without one, bytes that are not UTF-8 are Windows-1258 when that makes Vietnamese
-    syllables of most words with marks.
+    A byte order mark decides. Without one, bytes of which every other one is often 0 are UTF-16, and bytes that are
+    not UTF-8 are Windows-1258 when that makes Vietnamese syllables of most words with marks.
 
     Raises:
         DataError: the bytes are none of these; the message names `source` and the first bad byte's line.
@@ -140,6 +140,8 @@ def decode(data: bytes, source: str = "the text") -> tuple[str, str]:
                     f"{source} begins with a mark of {name} but is not valid {name}: {error.reason} "
                     f"at byte {error.start}. Was it cut off, or joined from two files?"
                 ) from error
+    if (unmarked := _utf16_without_mark(data)) is not None:
+        return unmarked
     try:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
@@ -151,6 +153,17 @@ def decode(data: bytes, source: str = "the text") -> tuple[str, str]:
             f"{source}:{line} is neither UTF-8 nor UTF-16 with a byte order mark nor Windows-1258 (byte "
             f"{data[error.start]:#04x}); save it as UTF-8 and run again."
         ) from error
+
+
+def _utf16_without_mark(data: bytes) -> tuple[str, str] | None:
+    low, high = data[::2].count(0), data[1::2].count(0)
+    if len(data) % 2 or len(data) < 4 or max(low, high) < 0.15 * len(data):
+        return None
+    name = "utf-16-le" if high > low else "utf-16-be"
+    try:
+        return data.decode(name), name
+    except UnicodeDecodeError:
+        return None
 
 
 def _windows_1258(data: bytes) -> str | None:
