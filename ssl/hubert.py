@@ -7,7 +7,6 @@ slot (four labels of 20 ms in the first iteration) has its own projection and co
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder import Backbone, Context
-from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, FeatureConfig
-from encoder.features import mel_centres
+from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
+from ssl.perturb import random_level, random_line, random_noise, random_voice
 from trunkline.errors import ConfigError, TrainingError
 
 
@@ -40,7 +39,22 @@ class ObjectiveConfig:
     warp: float = 0.0
     """Frequencies are stretched or squeezed by up to this share, as a vocal tract of another length would."""
 
+    channel_db: float = 0.0
+    """The line colours what it carries by up to this many dB, smoothly over frequency."""
+    noise: float = 0.0
+    """Share of items that hear another item or a stationary noise under them; their targets stay the clean ones."""
+    snr_db: tuple[float, float] = (0.0, 20.0)
+    """Range of the ratio of an item's energy to that of what is heard beside it, in dB."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 1:
+            raise ConfigError(f"objective.noise={self.noise} is a share between 0 and 1.")
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ConfigError(
+                f"objective.snr_db={list(self.snr_db)} is a range; give the lower end first."
+            )
+        if min(self.gain_db, self.channel_db) < 0:
+            raise ConfigError("objective.gain_db and objective.channel_db must not be negative.")
         if not 0 <= self.warp <= 0.5:
             raise ConfigError(f"objective.warp={self.warp} is a share; choose 0 to 0.5, e.g. 0.1.")
         if not 0 <= self.full_context <= 1:
@@ -72,28 +86,6 @@ class Batch(TypedDict):
     audio_seconds: float
     fractions: dict[str, float]
     """Shares of features masked, of frames counted and of frames partly masked, for the record."""
-
-
-def warp_frequencies(features: Tensor, factors: Tensor, config: FeatureConfig) -> Tensor:
-    """Return log-mel features as of a voice whose frequencies are `factors` times as high.
-
-    Vocal tract length perturbation (Jaitly & Hinton 2013) on the mel axis, linear between bins; what comes from
-    beyond the last bin is the last bin.
-
-    Args:
-        features: (batch, features, mels).
-        factors: (batch,) above 0.
-        config: tells what frequencies the bins stand for.
-    """
-    centres = mel_centres(config).to(features.device)
-    step = centres[1] - centres[0]
-    hertz = 700.0 * ((centres / 1127.0).exp() - 1.0)
-    source = 1127.0 * (1.0 + hertz / factors.to(features.device)[:, None] / 700.0).log()
-    places = ((source - centres[0]) / step).clamp(0, len(centres) - 1)
-    below = places.long().clamp_max(len(centres) - 2)
-    part = (places - below)[:, None]
-    index = below[:, None].expand_as(features)
-    return torch.lerp(features.gather(2, index), features.gather(2, index + 1), part.to(features))
 
 
 class ClusterPrediction(nn.Module):
@@ -166,7 +158,7 @@ class MaskedPrediction(nn.Module):
         return total, metrics
 
     def _encode(self, batch: Batch, context: Context) -> Tensor:
-        features = self.backbone.normalise(self._as_another_voice(batch["features"]))
+        features = self.backbone.normalise(self._perturbed(batch["features"], batch["lengths"]))
         hidden = batch["masked"].repeat_interleave(SUBSAMPLING, dim=1)
         hidden = functional.pad(hidden, (0, features.shape[1] - hidden.shape[1]))
         for _ in range(RECEPTIVE_FIELD - SUBSAMPLING):
@@ -175,15 +167,19 @@ class MaskedPrediction(nn.Module):
         frames, _, _ = self.backbone.conformer(features, batch["lengths"], context)
         return frames
 
-    def _as_another_voice(self, features: Tensor) -> Tensor:
-        """Change level and vocal tract length of each item; the targets are those of the original."""
-        if self.training and self.config.gain_db:
-            decibels = (2 * torch.rand(features.shape[0], 1, 1) - 1) * self.config.gain_db
-            # Natural logarithm of energy: 10 dB are a factor of 10.
-            features = features + decibels.to(features.device) * 0.1 * math.log(10.0)
-        if self.training and self.config.warp:
-            factors = 1 + (2 * torch.rand(features.shape[0]) - 1) * self.config.warp
-            features = warp_frequencies(features, factors, self.backbone.config.features)
+    def _perturbed(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Change in training what targets do not depend on: level, line, vocal tract, what is heard beside."""
+        config = self.config
+        if not self.training:
+            return features
+        if config.warp:
+            features = random_voice(features, config.warp, self.backbone.config.features)
+        if config.noise:
+            features = random_noise(features, lengths, config.noise, config.snr_db)
+        if config.channel_db:
+            features = random_line(features, config.channel_db)
+        if config.gain_db:
+            features = random_level(features, config.gain_db)
         return features
 
     def _context(self) -> Context:

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from encoder import Backbone, BackboneConfig, Context
-from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, FeatureConfig
-from encoder.features import LogMel
+from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
 from ssl.crops import collate
-from ssl.hubert import ClusterPrediction, MaskedPrediction, ObjectiveConfig, warp_frequencies
+from ssl.hubert import ClusterPrediction, MaskedPrediction, ObjectiveConfig
 from ssl.masking import mask_features
 from trunkline.errors import ConfigError, TrainingError
 
@@ -147,46 +146,33 @@ def test_contexts_are_drawn_from_the_settings_with_their_share():
     }
 
 
-def test_loudness_changes_in_training_only_and_by_as_much_as_set():
-    task = make_task(gain_db=6.0)
-    features = torch.zeros(500, 3, MELS)
-    changes = task.train()._as_another_voice(features)
-    assert changes.std(dim=(1, 2)).max() < 1e-6
-    limit = 6.0 * np.log(10) / 10
-    assert changes.abs().max() <= limit
-    assert changes.max() > 0.9 * limit
-    assert changes.min() < -0.9 * limit
-    assert task.eval()._as_another_voice(features) is features
+@pytest.mark.parametrize(
+    "change", [{"gain_db": 6.0}, {"warp": 0.2}, {"channel_db": 6.0}, {"noise": 1.0}]
+)
+def test_features_are_perturbed_in_training_only(change):
+    task = make_task(**change)
+    batch = collate([make_item(number, 12) for number in range(4)])
+    features, lengths = batch["features"], batch["lengths"]
+    assert task.eval()._perturbed(features, lengths) is features
+    changed = task.train()._perturbed(features, lengths)
+    assert all(not torch.equal(new, old) for new, old in zip(changed, features, strict=True))
+    assert make_task().train()._perturbed(features, lengths) is features
 
 
-def spoken(hertz: float, config: FeatureConfig) -> torch.Tensor:
-    """Return the log-mel features (1, features, mels) of a tone."""
-    time = torch.arange(8000) / config.sample_rate
-    return LogMel(config)(torch.sin(2 * torch.pi * hertz * time))[None]
-
-
-@pytest.mark.parametrize("factor", [0.9, 1.1, 1.25])
-def test_a_warped_tone_is_a_tone_of_the_other_frequency(factor):
-    config = FeatureConfig()
-    warped = warp_frequencies(spoken(1000, config), torch.tensor([factor]), config)
-    wanted = spoken(1000 * factor, config)
-    assert (warped.argmax(dim=2) - wanted.argmax(dim=2)).abs().max() <= 1
-    same = warp_frequencies(wanted, torch.tensor([1.0]), config)
-    torch.testing.assert_close(same, wanted, atol=1e-3, rtol=0)
-
-
-def test_every_item_is_warped_by_its_own_factor_in_training_only():
-    config = FeatureConfig()
-    features = spoken(1000, config).expand(64, -1, -1)
-    task = make_task(warp=0.2)
-    task.backbone.config = CONFIG.changed(num_mels=config.num_mels)
-    assert task.eval()._as_another_voice(features) is features
-    peaks = task.train()._as_another_voice(features)[:, 50].argmax(dim=1)
-    low, high = (int(spoken(1000 * f, config)[0, 50].argmax()) for f in (0.8, 1.2))
-    assert len(peaks.unique()) > 5
-    assert low - 1 <= int(peaks.min()) and int(peaks.max()) <= high + 1
-    with pytest.raises(ConfigError, match="objective.warp"):
-        ObjectiveConfig(warp=0.7)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"warp": 0.7},
+        {"noise": 1.5},
+        {"noise": -0.1},
+        {"snr_db": (10.0, 0.0)},
+        {"gain_db": -1.0},
+        {"channel_db": -1.0},
+    ],
+)
+def test_perturbations_that_cannot_be_are_refused_by_name(wrong):
+    with pytest.raises(ConfigError, match=f"objective.*{next(iter(wrong))}"):
+        ObjectiveConfig(**wrong)
 
 
 def test_the_record_tells_what_was_masked_and_how_well_it_was_predicted():
