@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import jiwer
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    precision_recall_fscore_support,
+)
+from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from trunkline.errors import DataError, UsageError
 from trunkline.metrics import (
     accuracy,
+    character_errors,
+    class_scores,
+    confidence_bins,
+    confusion_matrix,
+    equal_error_rate,
+    error_tradeoff,
+    expected_calibration_error,
     interval,
     macro_f1,
     majority_accuracy,
+    min_dcf,
     paired_difference,
+    set_scores,
+    statistic_difference,
+    statistic_interval,
+    trial_difference,
+    trial_interval,
     uar,
     word_errors,
 )
@@ -158,3 +179,151 @@ def test_a_word_error_rate_is_weighed_by_words_and_lower_is_better():
     assert result.difference == pytest.approx((few.sum() - many.sum()) / words.sum())
     with pytest.raises(DataError, match="hold no words"):
         interval([1, 0], sizes=[0, 0])
+
+
+def test_error_rates_equal_jiwer_also_with_empty_texts():
+    rng = np.random.default_rng(8)
+    words = ["a", "lô", "vâng", "dạ", "không"]
+    texts = [" ".join(rng.choice(words, size=rng.integers(0, 9))) for _ in range(120)]
+    answers = [" ".join(rng.choice(words, size=rng.integers(0, 9))) for _ in range(120)]
+    assert "" in texts and "" in answers
+    assert word_errors(texts, answers).wer == pytest.approx(jiwer.wer(texts, answers))
+    assert character_errors(texts, answers).wer == pytest.approx(jiwer.cer(texts, answers))
+    assert word_errors(texts, answers).ser == np.mean(np.array(texts) != np.array(answers))
+
+
+def test_no_words_in_the_references_is_no_error_rate():
+    with pytest.raises(DataError, match="hold no words"):
+        _ = word_errors(["", ""], ["thừa", ""]).wer
+
+
+def test_class_scores_equal_scikit_learn():
+    rng = np.random.default_rng(2)
+    reference = rng.choice(["a", "b", "c"], size=90)
+    answer = np.where(rng.random(90) < 0.7, reference, rng.choice(["a", "b", "c"], size=90))
+    matrix, names = confusion_matrix(reference, answer)
+    assert np.array_equal(matrix, sklearn_confusion(reference, answer))
+    expected = precision_recall_fscore_support(reference, answer)
+    rows = class_scores(matrix, names)
+    found = np.array([(row.precision, row.recall, row.f1, row.support) for row in rows]).T
+    np.testing.assert_allclose(found, expected)
+
+
+def test_a_class_that_never_occurs_has_no_recall_and_a_class_outside_the_list_is_an_error():
+    matrix, names = confusion_matrix(["a", "a"], ["a", "b"], ["a", "b", "c"])
+    rows = {row.name: row for row in class_scores(matrix, names)}
+    assert rows["b"].recall is None and rows["b"].precision == 0 and rows["c"].precision is None
+    with pytest.raises(DataError, match="'z' is none of the classes a, b"):
+        confusion_matrix(["a", "z"], ["a", "b"], ["a", "b"])
+
+
+def test_sets_of_labels_equal_scikit_learn():
+    rng = np.random.default_rng(4)
+    truth, found = rng.random((60, 5)) < 0.4, rng.random((60, 5)) < 0.4
+    sets = [[{f"l{i}" for i in np.flatnonzero(row)} for row in side] for side in (truth, found)]
+    scores = set_scores(*sets)
+    assert scores.exact == np.mean((truth == found).all(axis=1))
+    assert scores.micro_f1 == pytest.approx(f1_score(truth, found, average="micro"))
+    assert scores.macro_f1 == pytest.approx(f1_score(truth, found, average="macro"))
+    assert set_scores([set(), set()], [set(), set()]) == (1, 1, 1)
+
+
+def test_calibration_error_is_the_distance_of_confidence_from_accuracy():
+    assert expected_calibration_error([0.9] * 10, [1] * 9 + [0]) == pytest.approx(0)
+    assert expected_calibration_error([0.9] * 10, [1] * 5 + [0] * 5) == pytest.approx(0.4)
+    assert expected_calibration_error([0.95, 0.55], [0, 1]) == pytest.approx((0.95 + 0.45) / 2)
+    bins = confidence_bins([0.0, 1.0, 0.999], [0, 1, 0])
+    assert [(each.answers, each.accuracy) for each in bins] == [(1, 0), (2, 0.5)]
+    with pytest.raises(DataError, match="between 0 and 1"):
+        confidence_bins([1.2], [1])
+
+
+def test_error_rates_of_trials_equal_their_definition_at_every_threshold():
+    rng = np.random.default_rng(7)
+    targets = rng.random(80) < 0.4
+    scores = np.round(rng.normal(size=80) + 1.5 * targets, 1)  # with ties
+    tradeoff = error_tradeoff(scores, targets)
+    for threshold, miss, alarm in zip(*tradeoff, strict=True):
+        assert miss == pytest.approx(np.mean(scores[targets] < threshold))
+        assert alarm == pytest.approx(np.mean(scores[~targets] >= threshold))
+    costs = [
+        (0.01 * np.mean(scores[targets] < t) + 0.99 * np.mean(scores[~targets] >= t)) / 0.01
+        for t in [*scores, np.inf]
+    ]
+    assert min_dcf(tradeoff) == pytest.approx(min(costs))
+
+
+def test_the_equal_error_rate_of_known_trials():
+    perfect = error_tradeoff([0.9, 0.8, 0.1], [True, True, False])
+    assert equal_error_rate(perfect) == 0 == min_dcf(perfect)
+    assert equal_error_rate(error_tradeoff([0.1, 0.9], [True, False])) == 1
+    assert equal_error_rate(error_tradeoff([0.5] * 4, [True, False] * 2)) == 0.5
+    one_in_four = error_tradeoff([1, 2, 3, 4, 0, 0.1, 0.2, 2.5], [True] * 4 + [False] * 4)
+    assert 0 < equal_error_rate(one_in_four) < 0.5
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40))
+def test_the_trade_off_is_monotone_and_whole_weights_count_as_copies(trials):
+    scores, targets = (np.array(side) for side in zip(*trials, strict=True))
+    if targets.all() or not targets.any():
+        with pytest.raises(DataError, match="both needed"):
+            error_tradeoff(scores, targets)
+        return
+    weights = np.arange(len(scores)) % 3 + 1
+    weighted = error_tradeoff(scores, targets, weights)
+    copied = error_tradeoff(np.repeat(scores, weights), np.repeat(targets, weights))
+    np.testing.assert_allclose(weighted.miss, copied.miss)
+    np.testing.assert_allclose(weighted.false_alarm, copied.false_alarm)
+    assert (np.diff(weighted.miss) >= 0).all() and (np.diff(weighted.false_alarm) <= 0).all()
+    assert 0 <= equal_error_rate(weighted) <= 1 and 0 <= min_dcf(weighted) <= 1
+
+
+def verification_trials(rng, speakers=14, noise=1.0):
+    voices = rng.normal(size=(speakers, 8))
+    cuts = [
+        (name, voices[name] + noise * rng.normal(size=8)) for name in range(speakers) for _ in "ab"
+    ]
+    pairs = [(a, b) for i, a in enumerate(cuts) for b in cuts[i + 1 :]]
+    scores = [a[1] @ b[1] / np.linalg.norm(a[1]) / np.linalg.norm(b[1]) for a, b in pairs]
+    sides = [f"s{a[0]}" for a, _ in pairs], [f"s{b[0]}" for _, b in pairs]
+    return np.array(scores), np.array(sides[0]) == np.array(sides[1]), sides
+
+
+def test_the_interval_of_an_equal_error_rate_draws_speakers():
+    scores, targets, sides = verification_trials(np.random.default_rng(1))
+    rate = equal_error_rate(error_tradeoff(scores, targets))
+    found = trial_interval(equal_error_rate, scores, targets, sides, resamples=200)
+    assert (found.unit, found.groups) == ("speaker", 14)
+    assert found.low <= rate <= found.high
+    assert trial_interval(equal_error_rate, scores, targets, resamples=50).unit == "trial"
+
+
+def test_a_system_with_less_noise_verifies_better():
+    scores, targets, sides = verification_trials(np.random.default_rng(1), noise=0.2)
+    poor = verification_trials(np.random.default_rng(3), noise=4.0)[0]
+    gain = trial_difference(equal_error_rate, scores, poor, targets, sides, resamples=200)
+    assert gain.verdict == "better" and gain.difference < 0
+    same = trial_difference(equal_error_rate, scores, scores, targets, sides, resamples=50)
+    assert same.verdict == "not distinguishable" and same.p == 1
+
+
+def test_the_interval_and_the_comparison_of_a_macro_f1():
+    rng = np.random.default_rng(9)
+    truth = rng.integers(3, size=200)
+    strong = np.where(rng.random(200) < 0.9, truth, rng.integers(3, size=200))
+    weak = np.where(rng.random(200) < 0.4, truth, rng.integers(3, size=200))
+    calls = [f"call{index // 8}" for index in range(200)]
+
+    def score(answer):
+        return lambda rows: macro_f1(truth[rows], answer[rows])
+
+    found = statistic_interval(score(weak), 200, calls, unit="call", resamples=200)
+    assert found.low < macro_f1(truth, weak) < found.high and found.groups == 25
+    gain = statistic_difference(
+        lambda rows: score(strong)(rows) - score(weak)(rows), 200, calls, resamples=200
+    )
+    assert gain.verdict == "better"
+    mirrored = statistic_difference(
+        lambda rows: score(weak)(rows) - score(strong)(rows), 200, resamples=200
+    )
+    assert mirrored.verdict == "worse" and mirrored.unit == "cut"

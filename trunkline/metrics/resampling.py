@@ -1,4 +1,4 @@
-"""Scores for classifiers and recognisers, each with its doubt: intervals and paired tests.
+"""Doubt about a score: bootstrap intervals over groups, and paired tests.
 
 Cuts of one speaker are not independent, so whole groups are drawn with replacement (Bisani and
 Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004).
@@ -6,7 +6,7 @@ Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,83 +36,6 @@ class Difference(NamedTuple):
     verdict: str
     unit: str
     groups: int
-
-
-class WordErrors(NamedTuple):
-    """Edits that turn each hypothesis into its reference, and the reference's words; (cuts,) each."""
-
-    substitutions: np.ndarray
-    deletions: np.ndarray
-    insertions: np.ndarray
-    words: np.ndarray
-
-    @property
-    def errors(self) -> np.ndarray:
-        """All edits of each cut, (cuts,)."""
-        return self.substitutions + self.deletions + self.insertions
-
-    @property
-    def wer(self) -> float:
-        """The word error rate: all edits over all words of the references."""
-        return float(self.errors.sum() / self.words.sum())
-
-    def at(self, rows: Sequence[int] | np.ndarray) -> WordErrors:
-        """Return the counts of some of the cuts."""
-        return WordErrors(*(counts[rows] for counts in self))
-
-
-def word_errors(reference: Sequence[str], answer: Sequence[str]) -> WordErrors:
-    """Return the fewest word edits of each cut (Levenshtein, by jiwer); words lie between spaces.
-
-    Nothing is normalised here: bring case, punctuation and NFC into line before.
-
-    Raises:
-        DataError: no cuts. UsageError: the sequences differ in length.
-    """
-    from jiwer import process_words
-
-    _paired(reference, answer)
-    alignments = process_words(list(reference), list(answer)).alignments
-    counts = np.zeros((4, len(reference)), dtype=np.int64)
-    row = {"substitute": 0, "delete": 1, "insert": 2}
-    for cut, chunks in enumerate(alignments):
-        for chunk in chunks:
-            words = chunk.ref_end_idx - chunk.ref_start_idx
-            if chunk.type != "equal":
-                counts[row[chunk.type], cut] += words or chunk.hyp_end_idx - chunk.hyp_start_idx
-            counts[3, cut] += words
-    return WordErrors(*counts)
-
-
-def accuracy(reference: Sequence[str], answer: Sequence[str]) -> float:
-    """Return the share of equal answers; `DataError` when there are none to compare."""
-    truth, found = _paired(reference, answer)
-    return float(np.mean(truth == found))
-
-
-def uar(reference: Sequence[str], answer: Sequence[str]) -> float:
-    """Return the unweighted average recall over the reference's classes (balanced accuracy)."""
-    truth, found = _paired(reference, answer)
-    recalls = [np.mean(found[truth == name] == name) for name in np.unique(truth)]
-    return float(np.mean(recalls))
-
-
-def macro_f1(reference: Sequence[str], answer: Sequence[str]) -> float:
-    """Return the mean F1 over every class that occurs in the reference or among the answers."""
-    truth, found = _paired(reference, answer)
-    scores = []
-    for name in np.union1d(truth, found):
-        hits = np.sum((truth == name) & (found == name))
-        scores.append(2 * hits / (np.sum(truth == name) + np.sum(found == name)))
-    return float(np.mean(scores))
-
-
-def majority_accuracy(train: Sequence[str], test: Sequence[str]) -> float:
-    """Return the accuracy on `test` of always answering the commonest label of `train`."""
-    names, counts = np.unique(np.asarray(train), return_counts=True)
-    if not len(names):
-        raise DataError("There are no training labels, so there is no majority class.")
-    return accuracy(test, [names[counts.argmax()]] * len(test))
 
 
 def interval(
@@ -180,12 +103,85 @@ def paired_difference(
     return Difference(difference, float(low), float(high), p, verdict, unit, len(weight))
 
 
-def _paired(reference: Sequence[str], answer: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    if len(reference) != len(answer):
-        raise UsageError(f"There are {len(reference)} reference labels but {len(answer)} answers.")
-    if not len(reference):
-        raise DataError("There is nothing to score: no labels.")
-    return np.asarray(reference), np.asarray(answer)
+def statistic_interval(
+    statistic: Callable[[np.ndarray], float],
+    cuts: int,
+    groups: Sequence[str | None] | None = None,
+    *,
+    seed: int = 0,
+    unit: str = "speaker",
+    resamples: int = 1000,
+) -> Interval:
+    """Return the 95 % interval of a score that is no mean over cuts, such as macro-F1, by bootstrap over groups.
+
+    Args:
+        statistic: takes the numbers of the drawn cuts, (drawn,), repeated as they were drawn.
+        cuts: number of cuts.
+        groups: as for `interval`, of which `unit`.
+        seed: of the draws.
+        unit: what `groups` names, for the result.
+        resamples: number of draws.
+
+    Raises:
+        DataError: no cuts. UsageError: `groups` has another length than `cuts`.
+    """
+    draws, unit, number = _drawn_rows(cuts, groups, unit, seed, resamples)
+    low, high = np.quantile([statistic(rows) for rows in draws], [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(float(low), float(high), unit, number)
+
+
+def statistic_difference(
+    difference: Callable[[np.ndarray], float],
+    cuts: int,
+    groups: Sequence[str | None] | None = None,
+    *,
+    higher_is_better: bool = True,
+    seed: int = 0,
+    unit: str = "speaker",
+    resamples: int = 1000,
+) -> Difference:
+    """Compare two systems by a score that is no mean over cuts; see `statistic_interval`.
+
+    `difference` gives the score of system a minus that of system b on the drawn cuts. The verdict is by the interval;
+    p is twice the smaller share of draws on one side of 0.
+    """
+    draws, unit, number = _drawn_rows(cuts, groups, unit, seed, resamples)
+    found = np.array([difference(rows) for rows in draws])
+    low, high = np.quantile(found, [ALPHA / 2, 1 - ALPHA / 2])
+    p = min(1.0, 2 * (min(np.sum(found <= 0), np.sum(found >= 0)) + 1) / (len(found) + 1))
+    verdict = "not distinguishable"
+    if low > 0 or high < 0:
+        verdict = "better" if (low > 0) == higher_is_better else "worse"
+    observed = difference(np.arange(cuts))
+    return Difference(observed, float(low), float(high), float(p), verdict, unit, number)
+
+
+def _drawn_rows(
+    cuts: int, groups: Sequence[str | None] | None, unit: str, seed: int, resamples: int
+) -> tuple[Iterator[np.ndarray], str, int]:
+    """Return resamples of the cuts' numbers, what was drawn, and of how many."""
+    members, unit = _members(cuts, groups, unit)
+    number = int(members.max()) + 1
+    order = np.argsort(members, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(members))[:-1])
+    rng = np.random.default_rng(seed)
+    draws = (
+        np.concatenate([parts[index] for index in rng.integers(number, size=number)])
+        for _ in range(resamples)
+    )
+    return draws, unit, number
+
+
+def _members(cuts: int, groups: Sequence[str | None] | None, unit: str) -> tuple[np.ndarray, str]:
+    """Return the group's number of each cut, (cuts,), and what a group is."""
+    if not cuts:
+        raise DataError("There is nothing to score: no cuts.")
+    if groups is not None and len(groups) != cuts:
+        raise UsageError(f"There are {cuts} cuts but {len(groups)} groups.")
+    if groups is None or len({name for name in groups if name is not None}) < MIN_GROUPS:
+        return np.arange(cuts), "cut"
+    names = [f"#{index}" if name is None else f"={name}" for index, name in enumerate(groups)]
+    return np.unique(names, return_inverse=True)[1], unit
 
 
 def _scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -207,12 +203,7 @@ def _group_sums(
         raise UsageError(f"There are {len(scores)} cuts but {len(weight)} sizes.")
     if not weight.sum() > 0:
         raise DataError("There is nothing to score: the references hold no words.")
-    if groups is not None and len(groups) != len(scores):
-        raise UsageError(f"There are {len(scores)} cuts but {len(groups)} groups.")
-    if groups is None or len({name for name in groups if name is not None}) < MIN_GROUPS:
-        return scores, weight, "cut"
-    names = [f"#{index}" if name is None else f"={name}" for index, name in enumerate(groups)]
-    _, members = np.unique(names, return_inverse=True)
+    members, unit = _members(len(scores), groups, unit)
     return np.bincount(members, weights=scores), np.bincount(members, weights=weight), unit
 
 

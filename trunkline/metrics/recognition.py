@@ -1,0 +1,82 @@
+"""Word, character and sentence errors of a recogniser; the edits are counted by jiwer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trunkline.errors import DataError
+from trunkline.metrics.classification import paired
+
+
+class WordErrors(NamedTuple):
+    """Edits that turn each hypothesis into its reference, and the reference's words; (cuts,) each.
+
+    From `character_errors` the same with characters for words.
+    """
+
+    substitutions: np.ndarray
+    deletions: np.ndarray
+    insertions: np.ndarray
+    words: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """All edits of each cut, (cuts,)."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer(self) -> float:
+        """The error rate of the corpus: all edits over all words of the references.
+
+        Raises:
+            DataError: the references hold no words, so that there is no rate; `insertions` still count.
+        """
+        if not self.words.sum():
+            raise DataError("There is no error rate: the references hold no words.")
+        return float(self.errors.sum() / self.words.sum())
+
+    @property
+    def ser(self) -> float:
+        """The sentence error rate: the share of cuts with at least one edit."""
+        return float(np.mean(self.errors > 0))
+
+    def at(self, rows: Sequence[int] | np.ndarray) -> WordErrors:
+        """Return the counts of some of the cuts."""
+        return WordErrors(*(counts[rows] for counts in self))
+
+
+def word_errors(reference: Sequence[str], answer: Sequence[str]) -> WordErrors:
+    """Return the fewest word edits of each cut (Levenshtein, by jiwer); words lie between spaces.
+
+    Nothing is normalised here: bring case, punctuation and NFC into line before.
+
+    Raises:
+        DataError: no cuts. UsageError: the sequences differ in length.
+    """
+    from jiwer import process_words
+
+    paired(reference, answer)
+    return _counts(process_words(list(reference), list(answer)).alignments)
+
+
+def character_errors(reference: Sequence[str], answer: Sequence[str]) -> WordErrors:
+    """Return the fewest character edits of each cut, spaces included; raises as `word_errors`."""
+    from jiwer import process_characters
+
+    paired(reference, answer)
+    return _counts(process_characters(list(reference), list(answer)).alignments)
+
+
+def _counts(alignments: Sequence[Sequence[Any]]) -> WordErrors:
+    counts = np.zeros((4, len(alignments)), dtype=np.int64)
+    row = {"substitute": 0, "delete": 1, "insert": 2}
+    for cut, chunks in enumerate(alignments):
+        for chunk in chunks:
+            words = chunk.ref_end_idx - chunk.ref_start_idx
+            if chunk.type != "equal":
+                counts[row[chunk.type], cut] += words or chunk.hyp_end_idx - chunk.hyp_start_idx
+            counts[3, cut] += words
+    return WordErrors(*counts)
