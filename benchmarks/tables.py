@@ -6,21 +6,57 @@ Example: python -m benchmarks.tables > docs/results.md
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.encoder_cpu import LIVE, LONG
 from benchmarks.encoder_cpu import tables as encoder_tables
+from benchmarks.pretrain_tables import real_parts, speed_parts, sweep_parts
+from benchmarks.rescoring_tables import report_parts, rescoring_parts
 
 RESULTS = Path(__file__).parent / "results"
-CHOSEN = "Layer chosen on dev"
-PAIRED = "Paired comparison"
+Rows = list[dict[str, Any]]
+Parts = Callable[[dict[str, Any]], Iterator["str | Rows"]]
 
 
-def _read(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def encoder_parts(cpu: dict[str, Any]) -> Iterator[str | Rows]:
+    """Yield text and tables of `benchmarks/encoder_cpu.py`."""
+    yield (
+        "## The encoder on a CPU beside the package chunkformer (`benchmarks/encoder_cpu.py`)\n\n"
+        f"{cpu['peer']}, torch {cpu['torch']}, {cpu['cpus']} cores; the same random weights, a process each. "
+        f"Contexts {LONG} for recordings and batches, {LIVE} for a step of a stream (0.64 s of audio)."
+    )
+    for title, rows in encoder_tables(cpu).items():
+        if rows:
+            yield f"{title}:"
+            yield rows
+
+
+def load_parts(load: dict[str, Any]) -> Iterator[str | Rows]:
+    """Yield the table of `benchmarks/manifest_load.py`."""
+    yield "## A manifest of a million cuts (`benchmarks/manifest_load.py`)"
+    yield [{"load": name, **row} for name, row in load["runs"].items()]
+
+
+def report(title: str) -> Parts:
+    """Return the parts of a benchmark whose report says all there is."""
+    return partial(report_parts, title)
+
+
+SECTIONS: dict[str, Parts] = {
+    "pretrain_real": real_parts,
+    "pretrain_sweep": sweep_parts,
+    "pretrain_speed": speed_parts,
+    "encoder_cpu": encoder_parts,
+    "longform_memory": report("Memory of a long recording (`benchmarks/longform_memory.py`)"),
+    "manifest_load": load_parts,
+    "rescoring": rescoring_parts,
+    "phonetics": report("Sounds and spellings (`benchmarks/phonetics.py`)"),
+    "language_model": report("N-gram models beside lmplz (`benchmarks/language_model.py`)"),
+}
+"""Name of a file of results without its ending -> how its part of the page is written, in the page's order."""
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -33,132 +69,14 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _best(report: dict[str, Any], backbone: str) -> dict[str, Any]:
-    """The classifier of a backbone that dev prefers."""
-    rows = [row for row in report["tables"][CHOSEN] if _kind(row["backbone"]) == backbone]
-    return max(rows, key=lambda row: row["dev_accuracy"])
-
-
-def _kind(backbone: str) -> str:
-    return {"mfcc": "mfcc"}.get(
-        backbone, "random" if backbone.startswith("random:") else "pretrained"
-    )
-
-
-def _verdict(report: dict[str, Any], against: str) -> str:
-    title = next(title for title in report["tables"] if title.startswith(PAIRED))
-    rows = [
-        row
-        for row in report["tables"][title]
-        if _kind(row["against"]) == against and row["head"] == "any"
-    ]
-    return str(rows[0]["verdict"]) if rows else ""
-
-
-def _percent(row: dict[str, Any]) -> str:
-    return f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
-
-
-def probes(real: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a label: pretrained, random, MFCC, and how they compare."""
-    rows = []
-    for label, report in real["probes"]["full"].items():
-        floor = real["floors"].get(label)
-        rows.append(
-            {
-                "label": label,
-                "pretrained": _percent(_best(report, "pretrained")),
-                "random init": _percent(_best(report, "random")),
-                "MFCC": _percent(_best(report, "mfcc")),
-                "floor of the set": floor if floor is not None else "",
-                "against random": _verdict(report, "random"),
-                "against MFCC": _verdict(report, "mfcc"),
-            }
-        )
-    return rows
-
-
-def contexts(real: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a label: the pretrained backbone in full and in limited context."""
-    (limited,) = (name for name in real["probes"] if name != "full")
-    rows = []
-    for label, report in real["probes"]["full"].items():
-        full, stream = (
-            _best(report, "pretrained"),
-            _best(real["probes"][limited][label], "pretrained"),
-        )
-        gap = 100 * (full["accuracy"] - stream["accuracy"])
-        rows.append(
-            {
-                "label": label,
-                "full": _percent(full),
-                limited: _percent(stream),
-                "gap": f"{gap:+.1f}",
-            }
-        )
-    return rows
-
-
-def curve(real: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return held-out loss and accuracy of masked prediction along the rounds."""
-    rows = []
-    for number, part in enumerate(real["rounds"]):
-        for point in part["validation"]:
-            rows.append(
-                {
-                    "round": number,
-                    **{k: round(v, 3) if isinstance(v, float) else v for k, v in point.items()},
-                }
-            )
-    return rows
-
-
 def sections() -> Iterable[str]:
     """Yield the page's parts, those whose results are there."""
     yield "# Measured\n\nPrinted by `python -m benchmarks.tables` from `benchmarks/results/`; do not edit by hand."
-    if real := _read("pretrain_real"):
-        yield (
-            "## A `small` backbone pretrained on real speech (`benchmarks/pretrain_real.py`)\n\n"
-            f"{real['hours']} hours in {real['cuts']} cuts, {real['training']['threads']} thread(s) of "
-            f"{real['cpus']} cores, {real['training']['minutes']} minutes, "
-            f"{real['training']['audio_hours']} hours heard in {real['training']['steps']} updates. "
-            "Accuracy in % on the test split with its 95 % interval; classifiers and layers chosen on dev. "
-            "`small.yaml` has a second round, on clusters of a layer, that this run was made without."
-        )
-        yield _table(probes(real))
-        yield "Full context against the stream that was trained for (chunk, left, right in frames of 80 ms):"
-        yield _table(contexts(real))
-        yield "Masked prediction of cuts kept out of training:"
-        yield _table(curve(real))
-    if sweep := _read("pretrain_sweep"):
-        yield (
-            "## The settings around `small.yaml` (`benchmarks/pretrain_sweep.py`)\n\n"
-            f"One round on {sweep['audio_seconds']:.0f} s of audio each, from a third of the cuts, in batches of "
-            f"{sweep['batch_seconds']:.0f} s, one setting changed at a time. Losses of runs with other clusters or "
-            "labels have another scale; the dev columns are linear probes of the best layer (digits of "
-            "a speaker that was not heard)."
-        )
-        yield _table(sweep["runs"])
-    if speed := _read("pretrain_speed"):
-        yield (
-            "## Pretraining speed beside HuBERT (`benchmarks/pretrain_speed.py`)\n\n"
-            f"{speed['crops']} crops of {speed['seconds_per_crop']} s, {speed['threads']} thread(s), medians of "
-            f"{speed['rounds']} updates made in turn in one process."
-        )
-        yield _table(speed["systems"])
-    if cpu := _read("encoder_cpu"):
-        yield (
-            "## The encoder on a CPU beside the package chunkformer (`benchmarks/encoder_cpu.py`)\n\n"
-            f"{cpu['peer']}, torch {cpu['torch']}, {cpu['cpus']} cores; the same random weights, a process each. "
-            f"Contexts {LONG} for recordings and batches, {LIVE} for a step of a stream (0.64 s of audio)."
-        )
-        for title, rows in encoder_tables(cpu).items():
-            if rows:
-                yield f"{title}:"
-                yield _table(rows)
-    if load := _read("manifest_load"):
-        yield "## A manifest of a million cuts (`benchmarks/manifest_load.py`)"
-        yield _table([{"load": name, **row} for name, row in load["runs"].items()])
+    for name, parts in SECTIONS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            for part in parts(json.loads(path.read_text(encoding="utf-8"))):
+                yield part if isinstance(part, str) else _table(part)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.tables import RESULTS, SECTIONS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,3 +20,7 @@ def test_the_results_page_is_what_the_command_prints() -> None:
         check=True,
     )
     assert (ROOT / "docs/results.md").read_text(encoding="utf-8") == done.stdout
+
+
+def test_every_result_has_its_part_of_the_page() -> None:
+    assert {path.stem for path in RESULTS.glob("*.json")} <= set(SECTIONS)

@@ -1,0 +1,130 @@
+"""The parts of `docs/results.md` about pretraining, from `benchmarks/results/pretrain_*.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+CHOSEN = "Layer chosen on dev"
+PAIRED = "Paired comparison"
+
+
+def real_parts(real: dict[str, Any]) -> Iterator[str | Rows]:
+    """Yield text and tables of `benchmarks/pretrain_real.py`."""
+    yield (
+        "## A `small` backbone pretrained on real speech (`benchmarks/pretrain_real.py`)\n\n"
+        f"{real['hours']} hours in {real['cuts']} cuts, {real['training']['threads']} thread(s) of "
+        f"{real['cpus']} cores, {real['training']['minutes']} minutes, "
+        f"{real['training']['audio_hours']} hours heard in {real['training']['steps']} updates, "
+        f"{len(real['rounds'])} round(s). "
+        "Accuracy in % on the test split with its 95 % interval; classifiers and layers chosen on dev."
+    )
+    yield probes(real)
+    yield "Full context against the stream that was trained for (chunk, left, right in frames of 80 ms):"
+    yield contexts(real)
+    yield "Masked prediction of cuts kept out of training:"
+    yield curve(real)
+
+
+def sweep_parts(sweep: dict[str, Any]) -> Iterator[str | Rows]:
+    """Yield text and table of `benchmarks/pretrain_sweep.py`."""
+    yield (
+        "## The settings around `small.yaml` (`benchmarks/pretrain_sweep.py`)\n\n"
+        f"One round on {sweep['audio_seconds']:.0f} s of audio each, from a third of the cuts, in batches of "
+        f"{sweep['batch_seconds']:.0f} s, one setting changed at a time. Losses of runs with other clusters or "
+        "labels have another scale; the dev columns are linear probes of the best layer (digits of "
+        "a speaker that was not heard)."
+    )
+    yield sweep["runs"]
+
+
+def speed_parts(speed: dict[str, Any]) -> Iterator[str | Rows]:
+    """Yield text and table of `benchmarks/pretrain_speed.py`."""
+    yield (
+        "## Pretraining speed beside HuBERT (`benchmarks/pretrain_speed.py`)\n\n"
+        f"{speed['crops']} crops of {speed['seconds_per_crop']} s, {speed['threads']} thread(s), medians of "
+        f"{speed['rounds']} updates made in turn in one process."
+    )
+    yield speed["systems"]
+
+
+def _best(report: dict[str, Any], backbone: str) -> dict[str, Any]:
+    """The classifier of a backbone that dev prefers."""
+    rows = [row for row in report["tables"][CHOSEN] if _kind(row["backbone"]) == backbone]
+    return max(rows, key=lambda row: row["dev_accuracy"])
+
+
+def _kind(backbone: str) -> str:
+    return {"mfcc": "mfcc"}.get(
+        backbone, "random" if backbone.startswith("random:") else "pretrained"
+    )
+
+
+def _verdict(report: dict[str, Any], against: str) -> str:
+    title = next(title for title in report["tables"] if title.startswith(PAIRED))
+    rows = [
+        row
+        for row in report["tables"][title]
+        if _kind(row["against"]) == against and row["head"] == "any"
+    ]
+    return str(rows[0]["verdict"]) if rows else ""
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
+
+
+def probes(real: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a label: pretrained, random, MFCC, and how they compare."""
+    rows = []
+    for label, report in real["probes"]["full"].items():
+        floor = real["floors"].get(label)
+        rows.append(
+            {
+                "label": label,
+                "pretrained": _percent(_best(report, "pretrained")),
+                "random init": _percent(_best(report, "random")),
+                "MFCC": _percent(_best(report, "mfcc")),
+                "floor of the set": floor if floor is not None else "",
+                "against random": _verdict(report, "random"),
+                "against MFCC": _verdict(report, "mfcc"),
+            }
+        )
+    return rows
+
+
+def contexts(real: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a label: the pretrained backbone in full and in limited context."""
+    (limited,) = (name for name in real["probes"] if name != "full")
+    rows = []
+    for label, report in real["probes"]["full"].items():
+        full, stream = (
+            _best(report, "pretrained"),
+            _best(real["probes"][limited][label], "pretrained"),
+        )
+        gap = 100 * (full["accuracy"] - stream["accuracy"])
+        rows.append(
+            {
+                "label": label,
+                "full": _percent(full),
+                limited: _percent(stream),
+                "gap": f"{gap:+.1f}",
+            }
+        )
+    return rows
+
+
+def curve(real: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return held-out loss and accuracy of masked prediction along the rounds."""
+    rows = []
+    for number, part in enumerate(real["rounds"]):
+        for point in part["validation"]:
+            rows.append(
+                {
+                    "round": number,
+                    **{k: round(v, 3) if isinstance(v, float) else v for k, v in point.items()},
+                }
+            )
+    return rows
