@@ -1,0 +1,458 @@
+"""Rows on their way into the store: staged Parquet files, and the shard of them that is committed as one."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import io
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embstore.log import CommitLog
+from embstore.schema import (
+    FRAMES,
+    ROW_GROUP,
+    VECTORS,
+    Space,
+    round_mantissa,
+    schema_of,
+    vector_column,
+    writer_options,
+)
+from embstore.state import Commit, State, StoredFile, split
+from embstore.storage import Staged, Storage, failpoint, writing
+from trunkline.checkpoint import sha256_file
+from trunkline.errors import DataError, UsageError
+
+Keep = Callable[[pa.RecordBatch], np.ndarray]
+"""Which rows of a batch stay, (rows,) bool."""
+
+
+class Segment(NamedTuple):
+    """One vector of a stretch of a cut; `start` and `end` in seconds of the recording."""
+
+    start: float
+    end: float
+    vector: np.ndarray
+    speech_ratio: float | None = None
+
+
+@dataclass
+class Record:
+    """A cut and its vectors in one space; times in seconds."""
+
+    call_id: str
+    cut_id: str = ""
+    """The call's id where it is not given."""
+    channel: int = 0
+    start: float = 0.0
+    """Where the cut begins in its recording."""
+    duration: float = 0.0
+    pooled: np.ndarray | None = None
+    segments: Sequence[Segment] = ()
+    frames: Iterable[np.ndarray] | np.ndarray | None = None
+    """(frames, dim), whole or in pieces."""
+    n_frames: int = 0
+    speaker: str | None = None
+    file: str | None = None
+    audio_sha256: str | None = None
+    audio_bytes: int | None = None
+    audio_mtime: datetime.datetime | None = None
+    started_at: datetime.datetime | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the space's further columns."""
+
+
+class Committed(NamedTuple):
+    """What became of a shard: its log version, cuts that are new, were there already, or are forgotten."""
+
+    version: int | None
+    added: int
+    already: int
+    erased: int
+
+
+class TableWriter:
+    """One staged Parquet file, in row groups of `ROW_GROUP` rows; memory is that of one row group."""
+
+    def __init__(self, storage: Storage, schema: pa.Schema) -> None:
+        self.storage, self.schema = storage, schema
+        self.staged: Staged = storage.stage()
+        self.rows = 0
+        self._waiting: list[pa.Table] = []
+        self._held = 0
+        with writing(self.staged.path):
+            self._file = pq.ParquetWriter(self.staged.path, schema, **writer_options(schema))
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+        self._waiting.append(table)
+        self._held += table.num_rows
+        self.rows += table.num_rows
+        if self._held >= ROW_GROUP:
+            joined = pa.concat_tables(self._waiting)
+            whole = joined.num_rows - joined.num_rows % ROW_GROUP
+            with writing(self.staged.path):
+                self._file.write_table(joined.slice(0, whole), row_group_size=ROW_GROUP)
+            self._waiting = [joined.slice(whole)]
+            self._held = joined.num_rows - whole
+
+    def finish(self, path: str, table: str, space: str) -> StoredFile:
+        """Close the file, wait for the disk, read it back, and say what it is."""
+        with writing(self.staged.path):
+            if self._held or not self.rows:
+                joined = pa.concat_tables([self.schema.empty_table(), *self._waiting])
+                self._file.write_table(joined, row_group_size=ROW_GROUP)
+            self._file.close()
+        self._waiting = []
+        digest = sha256_file(self.staged.path)
+        found = pq.read_metadata(self.staged.path).num_rows
+        if found != self.rows:
+            raise DataError(f"{path}: {self.rows} rows were written and {found} are there.")
+        size = self.staged.path.stat().st_size
+        self.storage.done(self.staged)
+        failpoint("staged")
+        return StoredFile(path, table, space, self.rows, size, digest, self.staged.name)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError, pa.ArrowException):
+            self._file.close()
+        drop(self.staged)
+
+
+def drop(staged: Staged) -> None:
+    """Remove a staged file that no entry names."""
+    with contextlib.suppress(OSError):
+        staged.path.unlink(missing_ok=True)
+    staged.release()
+
+
+def part_name(table: str, space: str, unique: str) -> str:
+    """Return where a new file of a table lies; frames are many and get folders by two digits."""
+    folder = f"{table}/{space}" if space else table
+    return (
+        f"{folder}/{unique[:2]}/part-{unique}.parquet"
+        if table == "frames"
+        else (f"{folder}/part-{unique}.parquet")
+    )
+
+
+class Shard:
+    """Cuts that appear together: rows of any tables and spaces, committed by one log entry.
+
+    A context manager: what is not committed when it ends leaves nothing behind.
+    """
+
+    def __init__(self, log: CommitLog) -> None:
+        self._log = log
+        self._unique = uuid.uuid4().hex
+        self._writers: dict[tuple[str, str], TableWriter] = {}
+        self._spaces: dict[str, Space] = {}
+        self._pairs: dict[str, list[bytes]] = {}
+        self._speakers: dict[bytes, bytes] = {}
+        self._files: list[tuple[StoredFile, Staged]] = []
+        self._owners: dict[str, bytes] = {}
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pairs.values()))
+
+    def add(self, space: Space, record: Record) -> None:
+        """Add one cut with its vectors.
+
+        Raises:
+            DataError: vectors of another width than the space's, or with NaN or infinite values.
+            StorageError: the disk refuses.
+        """
+        cut_id = record.cut_id or record.call_id
+        own = {"call_id": record.call_id, "cut_id": cut_id, "channel": record.channel}
+        begin = round(record.start * 1000)
+        n_frames = record.n_frames
+        if record.frames is not None:
+            n_frames = self._add_frames(space, own, begin, record.frames)
+        shared = {
+            "start_ms": begin, "duration_ms": round(record.duration * 1000), "n_frames": n_frames,
+            "sample_rate": space.sample_rate, "speaker": record.speaker, "file": record.file,
+            "audio_sha256": record.audio_sha256, "audio_bytes": record.audio_bytes,
+            "audio_mtime": record.audio_mtime, "started_at": record.started_at,
+        }  # fmt: skip
+        row = {**own, **shared, **record.columns}
+        self.add_columns(
+            space,
+            {name: [value] for name, value in row.items()},
+            None if record.pooled is None else record.pooled[None],
+        )
+        if record.segments:
+            self._add_segments(space, own, record)
+
+    def add_columns(
+        self, space: Space, calls: Mapping[str, Sequence[Any]], pooled: np.ndarray | None = None
+    ) -> None:
+        """Add many cuts at once.
+
+        Args:
+            space: of the vectors.
+            calls: columns of the table `calls`; `call_id` is needed, `cut_id` is the same and `channel` 0 by default.
+            pooled: (cuts, dim).
+        """
+        count = len(calls["call_id"])
+        columns = {"cut_id": calls["call_id"], "channel": [0] * count, **calls}
+        columns["space"] = [space.name] * count
+        columns["pool"] = [space.pooling] * count
+        now = datetime.datetime.fromisoformat(self._log.now())
+        columns["exported_at"] = [now] * count
+        for name, value in (("start_ms", 0), ("duration_ms", 0), ("n_frames", 0)):
+            columns.setdefault(name, [value] * count)
+        columns.setdefault("sample_rate", [space.sample_rate] * count)
+        self._note(space, columns)
+        self.write("calls", space, columns)
+        if pooled is not None:
+            self.write("pooled", space, columns, pooled)
+
+    def write(
+        self,
+        table: str,
+        space: Space,
+        columns: Mapping[str, Sequence[Any] | np.ndarray | pa.Array],
+        vectors: np.ndarray | None = None,
+    ) -> None:
+        """Add rows to a table; columns that the table does not have are left out, missing ones are null."""
+        schema = schema_of(table, space)
+        count = len(columns["call_id"])
+        arrays: list[pa.Array] = []
+        for item in schema:
+            if item.name == VECTORS:
+                arrays.append(vector_column(_checked(vectors, count, space)))
+            elif item.name in columns:
+                arrays.append(_column(columns[item.name], item))
+            else:
+                arrays.append(pa.nulls(count, item.type))
+        self._writer(table, space).write(pa.Table.from_arrays(arrays, schema=schema))
+
+    def add_npy(self, path: str, space: Space, owner: bytes, pieces: Iterable[np.ndarray]) -> None:
+        """Stage the frames (frames, dim) of one cut, whose pair is `owner`, as a float16 `.npy` file."""
+        staged = self._log.storage.stage()
+        rows = 0
+        try:
+            with writing(path), open(staged.path, "wb") as file:
+                header = np.lib.format.header_data_from_array_1_0(np.zeros((0, space.dim), "<f2"))
+                np.lib.format.write_array_header_1_0(file, header)
+                for piece in pieces:
+                    file.write(np.ascontiguousarray(piece, "<f2").tobytes())
+                    rows += len(piece)
+                # numpy leaves room for a longer first axis: the header keeps its length.
+                file.seek(0, io.SEEK_SET)
+                header["shape"] = (rows, space.dim)
+                np.lib.format.write_array_header_1_0(file, header)
+            self._log.storage.done(staged)
+        except BaseException:
+            drop(staged)
+            raise
+        size, digest = staged.path.stat().st_size, sha256_file(staged.path)
+        self._files.append(
+            (StoredFile(path, "npy", space.name, rows, size, digest, staged.name), staged)
+        )
+        self._owners[path] = owner
+
+    def commit(self) -> Committed:
+        """Publish what was added, leaving out what the store has already and what it has forgotten."""
+        self._finish()
+        wanted = sum(map(len, self._pairs.values()))
+        erased = already = 0
+        while True:
+            conflicts: dict[str, set[bytes]] = {}
+            version = self._log.commit(lambda state, found=conflicts: self._entry(state, found))
+            if not conflicts:
+                break
+            forgotten = self._log.state.erased
+            for pairs in conflicts.values():
+                known = sum(self._is_erased(pair, forgotten) for pair in pairs)
+                erased, already = erased + known, already + len(pairs) - known
+            self._leave_out(conflicts)
+        for _, staged in self._files:
+            staged.release()
+        self._files = []
+        return Committed(version, wanted - already - erased, already, erased)
+
+    def discard(self) -> None:
+        """Leave nothing behind of what is not committed."""
+        for writer in self._writers.values():
+            writer.discard()
+        for _, staged in self._files:
+            drop(staged)
+        self._writers, self._files = {}, []
+
+    def _note(self, space: Space, columns: Mapping[str, Sequence[Any]]) -> None:
+        keys = self._log.keys
+        self._spaces[space.name] = space
+        pairs = self._pairs.setdefault(space.name, [])
+        speakers = columns.get("speaker") or [None] * len(columns["call_id"])
+        names = ("call_id", "cut_id", "channel")
+        for call, cut, channel, speaker in zip(
+            *(columns[name] for name in names), speakers, strict=True
+        ):
+            pair = keys.pair(call, cut, int(channel))
+            pairs.append(pair)
+            if speaker is not None:
+                self._speakers[pair] = keys.speaker(speaker)
+
+    def _add_frames(
+        self,
+        space: Space,
+        own: Mapping[str, Any],
+        begin: int,
+        pieces: Iterable[np.ndarray] | np.ndarray,
+    ) -> int:
+        if space.pooling != FRAMES:
+            raise UsageError(f"{space.name} is a space of pooled vectors; frames have their own.")
+        first = 0
+        for piece in [pieces] if isinstance(pieces, np.ndarray) else pieces:
+            numbers = np.arange(first, first + len(piece))
+            times = begin + np.rint((space.first_time + numbers * space.frame_shift) * 1000)
+            columns = {name: pa.repeat(value, len(piece)) for name, value in own.items()}
+            columns["space"] = pa.repeat(space.name, len(piece))
+            columns |= {"frame": numbers, "t_ms": times.astype(np.int64)}
+            self.write("frames", space, columns, piece)
+            first += len(piece)
+        return first
+
+    def _add_segments(self, space: Space, own: Mapping[str, Any], record: Record) -> None:
+        segments, count = record.segments, len(record.segments)
+        columns: dict[str, Any] = {name: [value] * count for name, value in own.items()}
+        columns |= {name: [value] * count for name, value in record.columns.items()}
+        columns |= {"space": [space.name] * count, "seg": range(count)}
+        columns["start_ms"] = [round(segment.start * 1000) for segment in segments]
+        columns["end_ms"] = [round(segment.end * 1000) for segment in segments]
+        columns["speech_ratio"] = [segment.speech_ratio for segment in segments]
+        self.write("segments", space, columns, np.stack([segment.vector for segment in segments]))
+
+    def _writer(self, table: str, space: Space) -> TableWriter:
+        key = table, space.name
+        if key not in self._writers:
+            self._writers[key] = TableWriter(self._log.storage, schema_of(table, space))
+        return self._writers[key]
+
+    def _finish(self) -> None:
+        for (table, space), writer in self._writers.items():
+            path = part_name(table, space, self._unique)
+            self._files.append((writer.finish(path, table, space), writer.staged))
+        self._writers = {}
+
+    def _is_erased(self, pair: bytes, erased: set[bytes]) -> bool:
+        return pair[: len(pair) // 2] in erased or self._speakers.get(pair) in erased
+
+    def _entry(self, state: State, conflicts: dict[str, set[bytes]]) -> Commit | None:
+        """Return the entry, or None with the pairs that cannot be added."""
+        for space, pairs in self._pairs.items():
+            live = state.live(space)
+            found = {
+                pair
+                for pair in pairs
+                if pair[len(pair) // 2 :] in live or self._is_erased(pair, state.erased)
+            }
+            if found:
+                conflicts[space] = found
+        if conflicts or not any(self._pairs.values()):
+            return None
+        cuts = {space: b"".join(pairs) for space, pairs in self._pairs.items() if pairs}
+        return Commit("add", tuple(file for file, _ in self._files), cuts)
+
+    def _leave_out(self, conflicts: Mapping[str, set[bytes]]) -> None:
+        """Write the staged files again without some cuts."""
+        keep = without(self._log, set().union(*conflicts.values()))
+        before, self._files = self._files, []
+        for file, staged in before:
+            gone = conflicts.get(file.space, set())
+            if file.table == "npy":
+                if self._owners[file.path] not in gone:
+                    self._files.append((file, staged))
+                    continue
+            elif not gone:
+                self._files.append((file, staged))
+                continue
+            elif gone != set(self._pairs[file.space]):
+                new, handle = rewritten(self._log.storage, staged.path, file, keep)
+                self._files.append((new, handle))
+            drop(staged)
+        for space, gone in conflicts.items():
+            self._pairs[space] = [pair for pair in self._pairs[space] if pair not in gone]
+
+
+def without(log: CommitLog, gone: set[bytes]) -> Keep:
+    """Return what keeps the rows whose cut is not in `gone`."""
+    known: dict[tuple[str, str, int], bool] = {}
+
+    def keep(batch: pa.RecordBatch) -> np.ndarray:
+        names = ("call_id", "cut_id", "channel")
+        kept = np.empty(batch.num_rows, bool)
+        for place, key in enumerate(
+            zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+        ):
+            if key not in known:
+                known[key] = log.keys.pair(*key) not in gone
+            kept[place] = known[key]
+        return kept
+
+    return keep
+
+
+def rewritten(
+    storage: Storage, source: Path | pa.NativeFile, file: StoredFile, keep: Keep
+) -> tuple[StoredFile, Staged]:
+    """Stage a Parquet file again with the rows that `keep` keeps."""
+    reader = pq.ParquetFile(source, page_checksum_verification=True)
+    writer = TableWriter(storage, reader.schema_arrow)
+    try:
+        for batch in _batches(reader):
+            writer.write(pa.Table.from_batches([batch]).filter(pa.array(keep(batch))))
+        return writer.finish(file.path, file.table, file.space), writer.staged
+    except BaseException:
+        writer.discard()
+        raise
+    finally:
+        reader.close()
+
+
+def _batches(reader: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    return reader.iter_batches(batch_size=ROW_GROUP)
+
+
+def _column(values: Sequence[Any] | np.ndarray | pa.Array, item: pa.Field) -> pa.Array:
+    try:
+        if isinstance(values, pa.Array):
+            return values.cast(item.type)
+        column = pa.array(values, item.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"The column {item.name} takes {item.type}: {error}") from error
+    if not item.nullable and column.null_count:
+        raise DataError(f"The column {item.name} must be there in every row.")
+    return column
+
+
+def _checked(vectors: np.ndarray | None, count: int, space: Space) -> np.ndarray:
+    shape = None if vectors is None else vectors.shape
+    if vectors is None or shape != (count, space.dim):
+        raise DataError(f"{space.name} takes vectors ({count}, {space.dim}), not {shape}.")
+    values = round_mantissa(np.asarray(vectors, np.float32), space.precision)
+    if not np.isfinite(values.sum(dtype=np.float64)):
+        raise DataError(f"{space.name} takes finite vectors; these hold NaN or infinite values.")
+    return values
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
