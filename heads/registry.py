@@ -15,7 +15,11 @@ GROUP = "trunkline.heads"
 """Entry points of this group name heads of other packages: ``name = "package.module:Class"``."""
 
 # Our own heads by name -> the module that registers them, imported when the name is asked for.
-OWN: dict[str, str] = {}
+OWN: dict[str, str] = {
+    "intent": "heads.classification",
+    "sentiment": "heads.classification",
+    "speaker": "heads.speaker",
+}
 
 _classes: dict[str, type[Head]] = {}
 H = TypeVar("H", bound=type[Head])
