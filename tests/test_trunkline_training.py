@@ -253,3 +253,10 @@ def test_a_setting_out_of_range_is_named(setting: dict, message: str) -> None:
 def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'tensorboard'"):
         run(tmp_path, trackers=("tensorbord",))
+
+
+def test_an_evaluation_may_end_the_run_and_a_checkpoint_is_left(tmp_path):
+    result = run(tmp_path, evaluate=lambda task: {"probe": 0.5, "stop": 1.0}, evaluate_every=3)
+    assert (result.stopped, result.step) == ("enough", 3)
+    assert "evaluate/stop" not in result.metrics
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-3"]

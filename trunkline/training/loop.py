@@ -47,7 +47,7 @@ class TrainResult:
     step: int  # updates made, those before a resume included
     metrics: dict[str, Any]  # newest line of metrics.jsonl and newest evaluation
     quarantined: list[dict[str, Any]]  # items that could not be read: id, file, line, reason
-    stopped: str  # "finished", or "signal" after SIGTERM or SIGINT
+    stopped: str  # "finished", "enough" when `evaluate` said so, or "signal" after SIGTERM or SIGINT
     seconds: float  # wall time of this call
 
 
@@ -70,7 +70,8 @@ def train(
             seeded with the number of the microbatch. Left on the training device with the trained weights.
         batches: a batch that is a mapping may tell its `audio_seconds`.
         folder: the run folder.
-        evaluate: gets the task in eval mode (running average in place, if there is one) on the main process.
+        evaluate: gets the task in eval mode (running average in place, if there is one) on the main process; a
+            metric `stop` other than 0 ends the run after a checkpoint.
         resume: "auto" resumes if there is a checkpoint, "must" insists on one, "never" on none.
         run_info: goes into run.json; its "config", if any, must be the same when the run is resumed.
 
@@ -131,6 +132,7 @@ class _Run:
         self.progress = Progress(np.zeros(len(batches.dataset.ids), dtype=bool))
         # Metrics since the last line, still on their device.
         self.pending: list[tuple[str, Any]] = []
+        self.enough = False
         self.settings = {"train": asdict(config), "data": batches.describe()}
         about = {
             **self.settings,
@@ -173,7 +175,8 @@ class _Run:
         status = "failed"
         try:
             self._steps(stop)
-            status = "finished" if self.progress.step == self.config.steps else "signal"
+            ended = "signal" if stop.received or not self.enough else "enough"
+            status = "finished" if self.progress.step == self.config.steps else ended
         finally:
             for tracker in self.accelerator.trackers:
                 tracker.finish()
@@ -198,7 +201,7 @@ class _Run:
                 if self._due(config.log_every):
                     self._log()
                 if self.evaluate and self._due(config.evaluate_every):
-                    self._evaluate(self.evaluate)
+                    stopping |= self._evaluate(self.evaluate)
                 if stopping or self._due(config.checkpoint_every):
                     self._save()
 
@@ -351,15 +354,17 @@ class _Run:
         logger.info("step %d of %d: %s", progress.step, self.config.steps, _summary(row))
         self._start_clock()
 
-    def _evaluate(self, evaluate: Evaluate) -> None:
+    def _evaluate(self, evaluate: Evaluate) -> bool:
         began = time.perf_counter()
         self.task.eval()
         with self.average.applied() if self.average else contextlib.nullcontext():
             metrics = on_main(self.accelerator, lambda: dict(evaluate(self.task)))
+        self.enough = bool(metrics.pop("stop", False))
         self._report(
             {"step": self.progress.step} | {f"evaluate/{k}": float(v) for k, v in metrics.items()}
         )
         self.clock += time.perf_counter() - began  # not training time
+        return self.enough
 
     def _report(self, row: dict[str, Any]) -> None:
         numbers = {k: v for k, v in row.items() if v is not None and math.isfinite(v)}
