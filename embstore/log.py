@@ -179,7 +179,7 @@ def to_checkpoint(state: State) -> bytes:
 def from_checkpoint(table: pa.Table, version: int) -> State:
     """Return the state that a checkpoint holds."""
     state = State(version)
-    names = [name for name in StoredFile.__slots__]
+    names = list(StoredFile.__slots__)
     for row in table.to_pylist():
         kind, keys = row["kind"], row["keys"]
         if kind == "file":

@@ -23,9 +23,9 @@ class Keys:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    def _key(self, kind: bytes, *parts: object) -> bytes:
-        text = json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(text, digest_size=KEY, key=self._secret, person=kind).digest()
+    def _key(self, kind: bytes, *parts: str) -> bytes:
+        data = b"".join(_part(part.encode("utf-8", "surrogatepass")) for part in parts)
+        return hashlib.blake2b(data, digest_size=KEY, key=self._secret, person=kind).digest()
 
     def call(self, call_id: str) -> bytes:
         """Return the key of a call."""
@@ -33,7 +33,7 @@ class Keys:
 
     def cut(self, call_id: str, cut_id: str, channel: int) -> bytes:
         """Return the key of a cut, which is what is exported once in a space."""
-        return self._key(b"cut", call_id, cut_id, channel)
+        return self._key(b"cut", call_id, cut_id, str(channel))
 
     def pair(self, call_id: str, cut_id: str, channel: int) -> bytes:
         """Return the key of the call and that of the cut, as the log holds them."""
@@ -206,6 +206,10 @@ class State:
 def split(pairs: bytes) -> Iterator[bytes]:
     """Yield the pairs of a run of them."""
     return (pairs[start : start + PAIR] for start in range(0, len(pairs), PAIR))
+
+
+def _part(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "little") + data  # no two lists of parts have the same bytes
 
 
 def _text(data: bytes) -> str:

@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,22 +28,18 @@ from embstore.schema import (
     schema_of,
     vectors_of,
 )
+from embstore.spaces import Spaces
 from embstore.state import Keys, State, StoredFile
 from embstore.storage import LocalStorage, Storage
 from embstore.writer import Committed, Record, Shard
 from trunkline.errors import DataError, StorageError, UsageError, nearest
 
-if TYPE_CHECKING:
-    import datetime
-
 STORE = "store.json"
 KEY = "store.key"
-README = """This folder is an embedding store of Trunkline. Its tables are plain Parquet: calls/, pooled/, segments/, frames/,
-each with one folder a space; spaces/ says which model made the vectors. Read them with anything that reads Parquet,
-with a pattern such as pooled/<space>/*.parquet. Write and delete through `embstore` only.
+README = """This folder is an embedding store of Trunkline. Its tables are plain Parquet: calls/, pooled/, segments/ and
+frames/, each with a folder for each space; spaces/ says which model made the vectors. Read them with anything that
+reads Parquet, with a pattern such as pooled/<space>/*.parquet. Write and delete through `embstore` only.
 """
-
-Where = "pc.Expression | str | None"
 
 
 class Vectors(NamedTuple):
@@ -62,7 +58,7 @@ class EmbeddingStore:
     def __init__(self, storage: Storage, path: Path, log: CommitLog) -> None:
         """Use `create` or `open`."""
         self.storage, self.path, self.log = storage, path, log
-        self._spaces: dict[str, Space] = {}
+        self._spaces = Spaces(storage, path)
 
     @classmethod
     def create(
@@ -134,11 +130,7 @@ class EmbeddingStore:
 
     def spaces(self) -> dict[str, Space]:
         """Return the spaces by name."""
-        for name in self.storage.list("spaces"):
-            key = Path(name).stem
-            if name.endswith(".json") and key not in self._spaces:
-                self._spaces[key] = self._read_space(name)
-        return dict(self._spaces)
+        return self._spaces.all()
 
     def space(self, name: str | None = None, *, pooling: str | None = None) -> Space:
         """Return the space of a name (or its beginning), or the only one there is.
@@ -150,28 +142,7 @@ class EmbeddingStore:
         Raises:
             UsageError: no such space, or several; the message lists them.
         """
-        spaces = self.spaces()
-        found = [
-            space
-            for key, space in sorted(spaces.items())
-            if (name is None or key.startswith(name))
-            and (pooling is None or space.pooling == pooling)
-        ]
-        if name in spaces:
-            found = [spaces[name]]
-        if len(found) == 1:
-            return found[0]
-        wanted = name or pooling
-        if not found:
-            raise UsageError(
-                f"{self.path} has no space {wanted!r}.{nearest(str(wanted), spaces)}"
-                if spaces
-                else f"{self.path} holds no vectors yet."
-            )
-        listed = ", ".join(f"{each.name} ({describe(each)})" for each in found)
-        raise UsageError(
-            f"{self.path} holds several spaces, which never mix: {listed}. Choose one by name."
-        )
+        return self._spaces.find(name, pooling)
 
     def add_space(self, space: Space) -> Space:
         """Make a space known, before rows of it are added.
@@ -179,24 +150,7 @@ class EmbeddingStore:
         Raises:
             UsageError: it is there with other columns: all files of a space have one schema.
         """
-        name = f"spaces/{space.name}.json"
-        data = json.dumps(space.to_json(), indent=2, ensure_ascii=False) + "\n"
-        if space.name not in self._spaces and not self.storage.create(name, data.encode()):
-            self._spaces[space.name] = self._read_space(name)
-        known = self._spaces.setdefault(space.name, space)
-        if dict(known.columns) != dict(space.columns):
-            raise UsageError(
-                f"{known.name} has the further columns {sorted(known.columns) or 'none'}, not "
-                f"{sorted(space.columns) or 'none'}; ask for the same ones, or write another store."
-            )
-        return known
-
-    def _read_space(self, name: str) -> Space:
-        try:
-            value = json.loads(self.storage.read(name))
-        except ValueError as error:
-            raise DataError(f"{self.path / name} is damaged: {error}.") from error
-        return Space.from_json(value, str(self.path / name))
+        return self._spaces.add(space)
 
     # ---- writing
 
@@ -343,11 +297,8 @@ class EmbeddingStore:
             return self.space(space.name)
         if space is None and table == "frames":
             return self.space(pooling=FRAMES)
-        if space is None:
-            pooled = [each for each in self.spaces().values() if each.pooling != FRAMES]
-            if len(pooled) == 1 or (len(self.spaces()) > len(pooled) and not pooled):
-                return pooled[0] if pooled else self.space()
-        return self.space(space)
+        pooled = [each for each in self.spaces().values() if each.pooling != FRAMES]
+        return pooled[0] if space is None and len(pooled) == 1 else self.space(space)
 
     def _rows(
         self,
@@ -378,14 +329,6 @@ class EmbeddingStore:
                 raise DataError(
                     f"{self.path}: a file is damaged: {error}. Run: python -m embstore.verify {self.path}"
                 ) from error
-
-
-def describe(space: Space) -> str:
-    """Return a space in a few words."""
-    return (
-        f"{space.pooling} of layer {space.layer}, context {space.context}, {space.precision}, "
-        f"{space.dim} numbers, backbone {space.backbone[:12]}"
-    )
 
 
 def _picked(schema: pa.Schema, columns: Sequence[str] | None, table: str) -> pa.Schema:

@@ -1,39 +1,31 @@
-"""Rows on their way into the store: staged Parquet files, and the shard of them that is committed as one."""
+"""Cuts on their way into the store: what a cut is, and the shard of cuts that is committed as one."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import hashlib
 import io
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embstore.log import CommitLog
 from embstore.schema import (
     FRAMES,
-    ROW_GROUP,
     VECTORS,
     Space,
     round_mantissa,
     schema_of,
     vector_column,
-    writer_options,
 )
-from embstore.state import Commit, State, StoredFile, split
-from embstore.storage import Staged, Storage, failpoint, writing
+from embstore.state import KEY, Commit, State, StoredFile
+from embstore.storage import Staged, writing
+from embstore.tables import TableWriter, drop, part_name, rewritten, without
 from trunkline.checkpoint import sha256_file
 from trunkline.errors import DataError, UsageError
-
-Keep = Callable[[pa.RecordBatch], np.ndarray]
-"""Which rows of a batch stay, (rows,) bool."""
 
 
 class Segment(NamedTuple):
@@ -78,72 +70,6 @@ class Committed(NamedTuple):
     added: int
     already: int
     erased: int
-
-
-class TableWriter:
-    """One staged Parquet file, in row groups of `ROW_GROUP` rows; memory is that of one row group."""
-
-    def __init__(self, storage: Storage, schema: pa.Schema) -> None:
-        self.storage, self.schema = storage, schema
-        self.staged: Staged = storage.stage()
-        self.rows = 0
-        self._waiting: list[pa.Table] = []
-        self._held = 0
-        with writing(self.staged.path):
-            self._file = pq.ParquetWriter(self.staged.path, schema, **writer_options(schema))
-
-    def write(self, table: pa.Table) -> None:
-        """Add rows."""
-        self._waiting.append(table)
-        self._held += table.num_rows
-        self.rows += table.num_rows
-        if self._held >= ROW_GROUP:
-            joined = pa.concat_tables(self._waiting)
-            whole = joined.num_rows - joined.num_rows % ROW_GROUP
-            with writing(self.staged.path):
-                self._file.write_table(joined.slice(0, whole), row_group_size=ROW_GROUP)
-            self._waiting = [joined.slice(whole)]
-            self._held = joined.num_rows - whole
-
-    def finish(self, path: str, table: str, space: str) -> StoredFile:
-        """Close the file, wait for the disk, read it back, and say what it is."""
-        with writing(self.staged.path):
-            if self._held or not self.rows:
-                joined = pa.concat_tables([self.schema.empty_table(), *self._waiting])
-                self._file.write_table(joined, row_group_size=ROW_GROUP)
-            self._file.close()
-        self._waiting = []
-        digest = sha256_file(self.staged.path)
-        found = pq.read_metadata(self.staged.path).num_rows
-        if found != self.rows:
-            raise DataError(f"{path}: {self.rows} rows were written and {found} are there.")
-        size = self.staged.path.stat().st_size
-        self.storage.done(self.staged)
-        failpoint("staged")
-        return StoredFile(path, table, space, self.rows, size, digest, self.staged.name)
-
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        with contextlib.suppress(OSError, pa.ArrowException):
-            self._file.close()
-        drop(self.staged)
-
-
-def drop(staged: Staged) -> None:
-    """Remove a staged file that no entry names."""
-    with contextlib.suppress(OSError):
-        staged.path.unlink(missing_ok=True)
-    staged.release()
-
-
-def part_name(table: str, space: str, unique: str) -> str:
-    """Return where a new file of a table lies; frames are many and get folders by two digits."""
-    folder = f"{table}/{space}" if space else table
-    return (
-        f"{folder}/{unique[:2]}/part-{unique}.parquet"
-        if table == "frames"
-        else (f"{folder}/part-{unique}.parquet")
-    )
 
 
 class Shard:
@@ -353,16 +279,14 @@ class Shard:
         self._writers = {}
 
     def _is_erased(self, pair: bytes, erased: set[bytes]) -> bool:
-        return pair[: len(pair) // 2] in erased or self._speakers.get(pair) in erased
+        return pair[:KEY] in erased or self._speakers.get(pair) in erased
 
     def _entry(self, state: State, conflicts: dict[str, set[bytes]]) -> Commit | None:
         """Return the entry, or None with the pairs that cannot be added."""
         for space, pairs in self._pairs.items():
             live = state.live(space)
             found = {
-                pair
-                for pair in pairs
-                if pair[len(pair) // 2 :] in live or self._is_erased(pair, state.erased)
+                pair for pair in pairs if pair[KEY:] in live or self._is_erased(pair, state.erased)
             }
             if found:
                 conflicts[space] = found
@@ -373,7 +297,7 @@ class Shard:
 
     def _leave_out(self, conflicts: Mapping[str, set[bytes]]) -> None:
         """Write the staged files again without some cuts."""
-        keep = without(self._log, set().union(*conflicts.values()))
+        keep = without(self._log.keys, set().union(*conflicts.values()))
         before, self._files = self._files, []
         for file, staged in before:
             gone = conflicts.get(file.space, set())
@@ -390,45 +314,6 @@ class Shard:
             drop(staged)
         for space, gone in conflicts.items():
             self._pairs[space] = [pair for pair in self._pairs[space] if pair not in gone]
-
-
-def without(log: CommitLog, gone: set[bytes]) -> Keep:
-    """Return what keeps the rows whose cut is not in `gone`."""
-    known: dict[tuple[str, str, int], bool] = {}
-
-    def keep(batch: pa.RecordBatch) -> np.ndarray:
-        names = ("call_id", "cut_id", "channel")
-        kept = np.empty(batch.num_rows, bool)
-        for place, key in enumerate(
-            zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-        ):
-            if key not in known:
-                known[key] = log.keys.pair(*key) not in gone
-            kept[place] = known[key]
-        return kept
-
-    return keep
-
-
-def rewritten(
-    storage: Storage, source: Path | pa.NativeFile, file: StoredFile, keep: Keep
-) -> tuple[StoredFile, Staged]:
-    """Stage a Parquet file again with the rows that `keep` keeps."""
-    reader = pq.ParquetFile(source, page_checksum_verification=True)
-    writer = TableWriter(storage, reader.schema_arrow)
-    try:
-        for batch in _batches(reader):
-            writer.write(pa.Table.from_batches([batch]).filter(pa.array(keep(batch))))
-        return writer.finish(file.path, file.table, file.space), writer.staged
-    except BaseException:
-        writer.discard()
-        raise
-    finally:
-        reader.close()
-
-
-def _batches(reader: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    return reader.iter_batches(batch_size=ROW_GROUP)
 
 
 def _column(values: Sequence[Any] | np.ndarray | pa.Array, item: pa.Field) -> pa.Array:
@@ -451,8 +336,3 @@ def _checked(vectors: np.ndarray | None, count: int, space: Space) -> np.ndarray
     if not np.isfinite(values.sum(dtype=np.float64)):
         raise DataError(f"{space.name} takes finite vectors; these hold NaN or infinite values.")
     return values
-
-
-def sha256_bytes(data: bytes) -> str:
-    """Return the hexadecimal SHA-256 of bytes."""
-    return hashlib.sha256(data).hexdigest()

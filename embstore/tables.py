@@ -1,0 +1,121 @@
+"""Parquet files: written staged, in row groups, and written again without some rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embstore.schema import ROW_GROUP, writer_options
+from embstore.state import Keys, StoredFile
+from embstore.storage import Staged, Storage, failpoint, writing
+from trunkline.checkpoint import sha256_file
+from trunkline.errors import DataError
+
+Keep = Callable[[pa.RecordBatch], np.ndarray]
+"""Which rows of a batch stay, (rows,) bool."""
+
+
+class TableWriter:
+    """One staged Parquet file, in row groups of `ROW_GROUP` rows; memory is that of one row group."""
+
+    def __init__(self, storage: Storage, schema: pa.Schema) -> None:
+        self.storage, self.schema = storage, schema
+        self.staged: Staged = storage.stage()
+        self.rows = 0
+        self._waiting: list[pa.Table] = []
+        self._held = 0
+        with writing(self.staged.path):
+            self._file = pq.ParquetWriter(self.staged.path, schema, **writer_options(schema))
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows."""
+        self._waiting.append(table)
+        self._held += table.num_rows
+        self.rows += table.num_rows
+        if self._held >= ROW_GROUP:
+            joined = pa.concat_tables(self._waiting)
+            whole = joined.num_rows - joined.num_rows % ROW_GROUP
+            with writing(self.staged.path):
+                self._file.write_table(joined.slice(0, whole), row_group_size=ROW_GROUP)
+            self._waiting = [joined.slice(whole)]
+            self._held = joined.num_rows - whole
+
+    def finish(self, path: str, table: str, space: str) -> StoredFile:
+        """Close the file, wait for the disk, read it back, and say what it is."""
+        with writing(self.staged.path):
+            if self._held or not self.rows:
+                joined = pa.concat_tables([self.schema.empty_table(), *self._waiting])
+                self._file.write_table(joined, row_group_size=ROW_GROUP)
+            self._file.close()
+        self._waiting = []
+        digest = sha256_file(self.staged.path)
+        found = pq.read_metadata(self.staged.path).num_rows
+        if found != self.rows:
+            raise DataError(f"{path}: {self.rows} rows were written and {found} are there.")
+        size = self.staged.path.stat().st_size
+        self.storage.done(self.staged)
+        failpoint("staged")
+        return StoredFile(path, table, space, self.rows, size, digest, self.staged.name)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError, pa.ArrowException):
+            self._file.close()
+        drop(self.staged)
+
+
+def drop(staged: Staged) -> None:
+    """Remove a staged file that no entry names."""
+    with contextlib.suppress(OSError):
+        staged.path.unlink(missing_ok=True)
+    staged.release()
+
+
+def part_name(table: str, space: str, unique: str) -> str:
+    """Return where a new file of a table lies; frames are many and get folders by two digits."""
+    folder = f"{table}/{space}" if space else table
+    return (
+        f"{folder}/{unique[:2]}/part-{unique}.parquet"
+        if table == "frames"
+        else (f"{folder}/part-{unique}.parquet")
+    )
+
+
+def without(keys: Keys, gone: set[bytes]) -> Keep:
+    """Return what keeps the rows whose cut is not in `gone`."""
+    known: dict[tuple[str, str, int], bool] = {}
+
+    def keep(batch: pa.RecordBatch) -> np.ndarray:
+        names = ("call_id", "cut_id", "channel")
+        kept = np.empty(batch.num_rows, bool)
+        for place, key in enumerate(
+            zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+        ):
+            if key not in known:
+                known[key] = keys.pair(*key) not in gone
+            kept[place] = known[key]
+        return kept
+
+    return keep
+
+
+def rewritten(
+    storage: Storage, source: Path | pa.NativeFile, file: StoredFile, keep: Keep
+) -> tuple[StoredFile, Staged]:
+    """Stage a Parquet file again with the rows that `keep` keeps."""
+    reader = pq.ParquetFile(source, page_checksum_verification=True)
+    writer = TableWriter(storage, reader.schema_arrow)
+    try:
+        for batch in reader.iter_batches(batch_size=ROW_GROUP):
+            writer.write(pa.Table.from_batches([batch]).filter(pa.array(keep(batch))))
+        return writer.finish(file.path, file.table, file.space), writer.staged
+    except BaseException:
+        writer.discard()
+        raise
+    finally:
+        reader.close()
