@@ -1,0 +1,98 @@
+"""Text by connectionist temporal classification (Graves et al. 2006): a symbol or a blank at every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from encoder import Encoded
+from encoder.masks import length_mask
+from heads.decoding import PrefixBeamSearch, PrefixScorer, Transcript, transcripts
+from heads.head import FrameHead, HeadLabels, HeadOptions, TrunkSpec
+from heads.recognition import RecognitionHead, RecognitionOptions, ctc_items, frame_times
+from heads.registry import register_head
+from trunkline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CTCOptions(RecognitionOptions):
+    """The settings of the CTC head."""
+
+    hidden: int = 256
+    """Width of a layer between the frames and the symbols; 0 is none, as in an imported head."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden < 0:
+            raise ConfigError(f"hidden={self.hidden} must be 0 or more.")
+
+
+class CTCOutput(NamedTuple):
+    """What the CTC head says of each frame."""
+
+    log_probs: Tensor
+    """(batch, frames, symbols) natural logarithms, float32; zero at padding."""
+    lengths: Tensor
+    """(batch,) frames."""
+    times: Tensor
+    """(batch, frames) centres of the frames in seconds, float64."""
+
+
+@register_head("ctc")
+class CTCHead(FrameHead, RecognitionHead):
+    """Scores every symbol of a tokenizer at every frame; see `CTCOptions`."""
+
+    Options: ClassVar[type[HeadOptions]] = CTCOptions
+    default_label = "text"
+    options: CTCOptions  # type: ignore[assignment]
+
+    def __init__(
+        self, options: CTCOptions, trunk: TrunkSpec, labels: HeadLabels | None = None
+    ) -> None:
+        super().__init__(options, trunk, labels)
+        width = options.hidden or trunk.dim
+        self.hidden = nn.Sequential(
+            *((nn.Linear(trunk.dim, width), nn.SiLU()) if options.hidden else ()),
+            nn.Dropout(options.dropout),
+        )
+        self.output = nn.Linear(width, len(self.tokenizer))
+        self.scorers: tuple[PrefixScorer, ...] = ()
+        """What joins the search beside the frames (a language model, boosted phrases); not part of the head."""
+
+    def forward(self, encoded: Encoded) -> CTCOutput:
+        """Return the log probabilities of the symbols at each frame."""
+        log_probs = self.output(self.hidden(self.inputs(encoded))).float().log_softmax(dim=-1)
+        valid = length_mask(encoded.lengths, log_probs.shape[1])[..., None]
+        return CTCOutput(log_probs.masked_fill(~valid, 0.0), encoded.lengths, frame_times(encoded))
+
+    def loss(self, output: CTCOutput, labels: Sequence[Any]) -> tuple[Tensor, dict[str, float]]:
+        """Return the mean over items of -ln P(text) / tokens; see `RecognitionOptions.too_long`.
+
+        The metrics count `too_long` transcripts, which have no finite loss, and `unknown` tokens.
+
+        Raises:
+            DataError: a label that is no text. TrainingError: a transcript that is too long, where that is an error.
+        """
+        targets = self.targets(labels)
+        losses, _ = ctc_items(output.log_probs, output.lengths, targets, self.tokenizer.blank)
+        missed = self.too_long(output, labels)
+        if missed:
+            self._name(labels, missed, output.lengths.tolist())
+        unknown = sum(ids.count(self.tokenizer.unk) for ids in targets)
+        metrics = {"too_long": float(len(missed)), "unknown": float(unknown)}
+        # Without any item the loss keeps its graph, so that a batch of one such item stops nothing.
+        total = losses.mean() if len(losses) else 0.0 * output.log_probs.sum()
+        return total, metrics
+
+    def search(self, output: CTCOutput) -> list[list[Transcript]]:
+        """Return the N-best list of each item by prefix beam search with `scorers`."""
+        search = PrefixBeamSearch(
+            blank=self.tokenizer.blank, options=self.options.search, scorers=self.scorers
+        )
+        return [
+            transcripts(search(self.ctc_table(output, item)), self.tokenizer)
+            for item in range(len(output.lengths))
+        ]
