@@ -13,7 +13,7 @@ import numpy as np
 
 from rescoring.alignment import edit_distances
 from rescoring.costs import DIALECTS
-from rescoring.phonetics import MAX_CELLS, pairwise_distances, sentence_distances
+from rescoring.phonetics import MAX_CELLS, cross_distances, pairwise_distances
 from trunkline.errors import UsageError, nearest
 
 
@@ -91,11 +91,10 @@ def expected_distances(
     """
     best = np.argsort(-am, kind="stable")[: settings.pivots]
     pivots: list[Sequence[str]] = [tokens[int(index)] for index in best]
-    if len(pivots) == len(tokens) > 1:
+    if 2 * len(pivots) > len(tokens):  # half of all pairs, each once
         apart = pairwise_distances(tokens, settings.dialect)[:, best]
     else:
-        columns = [sentence_distances(pivot, tokens, settings.dialect) for pivot in pivots]
-        apart = np.stack(columns, axis=1)
+        apart = cross_distances(tokens, pivots, settings.dialect)
     return (apart * _longest(tokens, pivots)) @ posterior(am[best], settings.scale)
 
 

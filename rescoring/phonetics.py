@@ -31,7 +31,7 @@ FOREIGN_FLOOR = 0.10
 """Unequal tokens are never nearer than a merger, even when one is spelled like the other's Telex (see, sê)."""
 
 MAX_CELLS = 1 << 22
-"""Cells of substitution costs held at once when every sentence is compared with every other one."""
+"""Cells of substitution costs held at once when many pairs of sentences are compared."""
 
 
 def phonetic_distance(a: str, b: str, dialect: str | Costs = "any") -> float:
@@ -61,9 +61,19 @@ def sentence_distances(
     pivot: Sequence[str], sentences: Sequence[Sequence[str]], dialect: str | Costs = "any"
 ) -> np.ndarray:
     """Return the distance of every sentence from `pivot`, float32 of shape (sentences,)."""
-    numbered = _number([pivot, *sentences], dialect)
-    others = np.arange(1, len(sentences) + 1)
-    return _distances(numbered, np.zeros_like(others), others)
+    return cross_distances(sentences, [pivot], dialect)[:, 0]
+
+
+def cross_distances(
+    sentences: Sequence[Sequence[str]],
+    pivots: Sequence[Sequence[str]],
+    dialect: str | Costs = "any",
+) -> np.ndarray:
+    """Return the distance of every sentence from every pivot, float32 (sentences, pivots)."""
+    numbered = _number([*sentences, *pivots], dialect)
+    rows, columns = np.indices((len(sentences), len(pivots))).reshape(2, -1)
+    apart = _distances(numbered, rows, len(sentences) + columns)
+    return apart.reshape(len(sentences), len(pivots))
 
 
 def pairwise_distances(
@@ -74,10 +84,7 @@ def pairwise_distances(
     result = np.zeros((count, count), dtype=np.float32)
     numbered = _number(sentences, dialect)
     left, right = np.triu_indices(count, k=1)
-    step = max(1, MAX_CELLS // max(1, numbered.ids.shape[1] ** 2))
-    for start in range(0, len(left), step):
-        a, b = left[start : start + step], right[start : start + step]
-        result[a, b] = result[b, a] = _distances(numbered, a, b)
+    result[left, right] = result[right, left] = _distances(numbered, left, right)
     return result
 
 
@@ -152,13 +159,18 @@ def _number(sentences: Sequence[Sequence[str]], dialect: str | Costs) -> _Number
 
 
 def _distances(numbered: _Numbered, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the length-normalised distances of pairs of sentences, given by their rows."""
-    lengths = numbered.lengths[left], numbered.lengths[right]
-    longest = np.maximum(*lengths)
-    if not longest.any():
-        return np.zeros(len(left), dtype=np.float32)
-    substitution = numbered.costs[numbered.ids[left, :, None], numbered.ids[right, None, :]]
-    return edit_distances(substitution, *lengths) / np.maximum(longest, 1).astype(np.float32)
+    """Return the length-normalised distances of pairs of sentences, given by their rows; a block of pairs at a time."""
+    longest = np.maximum(numbered.lengths[left], numbered.lengths[right])
+    result = np.zeros(len(left), dtype=np.float32)
+    if not len(numbered.costs):  # no sentence has a word
+        return result
+    ids, lengths = numbered.ids, numbered.lengths
+    step = max(1, MAX_CELLS // ids.shape[1] ** 2)
+    for start in range(0, len(left), step):
+        a, b = left[start : start + step], right[start : start + step]
+        substitution = numbered.costs[ids[a, :, None], ids[b, None, :]]
+        result[start : start + step] = edit_distances(substitution, lengths[a], lengths[b])
+    return result / np.maximum(longest, 1).astype(np.float32)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -69,7 +69,9 @@ class SemanticModel:
 
     def tokens(self, text: str) -> list[str]:
         """Return the words of a text with compounds joined; one without a vector is taken apart again."""
-        syllables = words(text)
+        return self._joined(words(text))
+
+    def _joined(self, syllables: list[str]) -> list[str]:
         if not len(self.compounds):
             return syllables
         joined = self.compounds.join(syllables)
@@ -85,9 +87,10 @@ class SemanticModel:
         sums = np.zeros((len(texts), self.vectors.dim))
         known, lengths = np.zeros(len(texts)), np.zeros(len(texts))
         for number, text in enumerate(texts):
-            found = [rows[token] for token in self.tokens(text) if token in rows]
+            syllables = words(text)
+            found = [rows[token] for token in self._joined(syllables) if token in rows]
             known[number] = len(found)
-            lengths[number] = len(words(text))
+            lengths[number] = len(syllables)
             if found:
                 sums[number] = self.vectors.unit[found].sum(axis=0, dtype=np.float64)
         return sums, known, lengths

@@ -106,7 +106,7 @@ class ListTerms:
         """Return the share of words that the language model does not know; 0 without a model."""
         if self.models.lm is None:
             return 0.0
-        return float(np.mean(self.models.lm.oov_rate(self.nbest.texts)))
+        return float(self.models.lm.oov_rate([" ".join(tokens) for tokens in self.distinct]))
 
     def _lm(self) -> np.ndarray | None:
         if self.models.lm is not None:

@@ -36,6 +36,7 @@ _LOOKALIKES = str.maketrans(
     {"\u00d0": "Đ", "\u0189": "Đ", "\u00f0": "đ", "\u0256": "đ"}
     | dict.fromkeys("\u200b\u200c\u200d\ufeff\u00ad")
 )
+_ODD = re.compile(f"[{''.join(map(chr, _LOOKALIKES))}]")
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|\s+|.", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
@@ -165,8 +166,10 @@ def normalise(text: str) -> str:
 
 def mend(text: str) -> str:
     """Return `text` as `normalise` does, but in its own case."""
-    text = unicodedata.normalize("NFC", text).translate(_LOOKALIKES)
-    return unicodedata.normalize("NFC", text)
+    text = unicodedata.normalize("NFC", text)
+    if _ODD.search(text) is None:  # nearly always, and much cheaper than translating
+        return text
+    return unicodedata.normalize("NFC", text.translate(_LOOKALIKES))
 
 
 def tokens(text: str) -> list[str]:
@@ -179,7 +182,12 @@ def tokens(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     """Return the runs of letters and of digits: what word errors and language models count."""
-    return _WORD.findall(normalise(text))
+    return list(_words(text))
+
+
+@lru_cache(maxsize=1024)  # every term of a list asks for the words of the same texts
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(normalise(text)))
 
 
 def word_spans(text: str) -> tuple[str, list[tuple[int, int]]]:
