@@ -35,7 +35,9 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ConfigError(f"weight={self.weight} must be more than 0; leave the head out instead.")
+            raise ConfigError(
+                f"weight={self.weight} must be more than 0; leave the head out instead."
+            )
         for name in ("lr", "adapter_lr"):
             rate = getattr(self, name)
             if rate is not None and not rate > 0:
@@ -58,7 +60,9 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if self.weight is not None and not self.weight > 0:
-            raise ConfigError(f"weight={self.weight} must be more than 0; leave the source out instead.")
+            raise ConfigError(
+                f"weight={self.weight} must be more than 0; leave the source out instead."
+            )
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"fraction={self.fraction} must be above 0 and at most 1.")
 
@@ -181,7 +185,9 @@ class TrunkConfig:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout={self.dropout} must be in [0, 1).")
         if self.freeze and not self.train:
-            raise ConfigError("freeze names groups of what `train` names, which is empty: all is frozen.")
+            raise ConfigError(
+                "freeze names groups of what `train` names, which is empty: all is frozen."
+            )
 
 
 @dataclass(frozen=True)
@@ -236,10 +242,14 @@ class HeadsConfig:
 
     def __post_init__(self) -> None:
         if not self.heads:
-            raise ConfigError("heads is empty; name at least one head, such as heads.intent.kind=intent.")
+            raise ConfigError(
+                "heads is empty; name at least one head, such as heads.intent.kind=intent."
+            )
         for name in self.heads:
             if not name.replace("-", "_").isidentifier():
-                raise ConfigError(f"heads: {name!r} is no name for a head; use letters, digits, - and _.")
+                raise ConfigError(
+                    f"heads: {name!r} is no name for a head; use letters, digits, - and _."
+                )
         if self.copies < 0:
             raise ConfigError(f"copies={self.copies} must not be negative.")
         head, _, metric = self.choose.metric.partition("/")

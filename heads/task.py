@@ -1,0 +1,276 @@
+"""The task of training heads: several heads on one trunk, each on the items that have its label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoder import Backbone, Encoded
+from encoder.masks import length_mask
+from heads.config import HeadsConfig
+from heads.data import Batch
+from heads.frames import OUTPUT
+from heads.head import Head
+from heads.trunk_groups import match_parameters, set_trainable
+from trunkline.errors import ConfigError, TrainingError
+from trunkline.log import get_logger
+
+logger = get_logger(__name__)
+
+
+class JointTask(nn.Module):
+    """A trunk and its heads as one task of `trunkline.training.train`.
+
+    A frozen trunk is no submodule: its weights are in no checkpoint and it is never in training mode.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: Mapping[str, Head],
+        config: HeadsConfig,
+        rows: Sequence[int] = (),
+    ) -> None:
+        """Freeze what the settings do not name.
+
+        Args:
+            backbone: the trunk.
+            heads: by name.
+            config: settings of the run.
+            rows: what `Batch.frames` holds, where frames are kept.
+
+        Raises:
+            ConfigError: a group of `trunk.train` or `trunk.freeze` means nothing, or a head's name cannot be used.
+        """
+        super().__init__()
+        self.config, self.rows = config, tuple(rows)
+        names = match_parameters(backbone, config.trunk.train, "trunk.train")
+        names -= match_parameters(backbone, config.trunk.freeze, "trunk.freeze")
+        if config.trunk.train and not names:
+            raise ConfigError("trunk.freeze freezes all that trunk.train names; leave both out.")
+        self.trunk_learns = set_trainable(backbone, names) > 0
+        self._frozen = None if self.trunk_learns else [backbone]
+        if self.trunk_learns:
+            self.backbone = backbone
+        try:
+            self.heads = nn.ModuleDict(dict(heads))
+        except KeyError as error:
+            raise ConfigError(f"heads: {error.args[0]}; give that head another name.") from error
+        self.updates = 0
+        """Updates made, the running one included."""
+
+    @property
+    def trunk(self) -> Backbone:
+        """The backbone."""
+        return self.backbone if self._frozen is None else self._frozen[0]
+
+    def head(self, name: str) -> Head:
+        """Return a head by name."""
+        head = self.heads[name]
+        assert isinstance(head, Head)
+        return head
+
+    def begin_step(self, step: int, total: int) -> None:
+        """Tell the heads that want to know that an update begins."""
+        self.updates = step + 1
+        for head in self.heads.values():
+            if begin := getattr(head, "begin_step", None):
+                begin(step, total)
+
+    def train(self, mode: bool = True) -> JointTask:
+        """Set the mode; batch normalisation learns its statistics only if `trunk.batch_norm` says so."""
+        super().train(mode)
+        if self.config.trunk.batch_norm == "frozen":
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  (torch has no public base)
+                    module.training = False
+        return self
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the groups of AdamW: every head, adapter and the trunk with its own learning rate."""
+        groups: list[dict[str, Any]] = []
+        base = self.config.train.lr
+        for name, head in self.heads.items():
+            assert isinstance(head, Head)
+            wanted = self.config.heads[name]
+            rate = wanted.lr or base
+            deep = head.options.adapter.kind in ("last", "full")
+            adapted = wanted.adapter_lr or (self.config.trunk.lr if deep else rate)
+            bent = set() if head.adapter is None else {id(p) for p in head.adapter.parameters()}
+            own = [p for p in head.parameters() if p.requires_grad]
+            groups += _groups([p for p in own if id(p) not in bent], rate / base, weight_decay)
+            groups += _groups([p for p in own if id(p) in bent], adapted / base, weight_decay)
+        if self.trunk_learns:
+            learns = [p for p in self.trunk.parameters() if p.requires_grad]
+            groups += _groups(learns, self.config.trunk.lr / base, weight_decay)
+        return groups
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Return the weighted sum of the heads' losses, each the mean over its labelled items.
+
+        A head without a labelled item in the batch adds nothing.
+
+        Raises:
+            TrainingError: no item has a label.
+        """
+        total: Tensor | None = None
+        metrics: dict[str, float | Tensor] = {}
+        for name, output, labels in self.outputs(batch):
+            loss, told = self.head(name).loss(output, labels)
+            metrics |= {f"{name}/{key}": value for key, value in told.items()}
+            metrics |= {f"{name}/loss": loss.detach(), f"{name}/items": float(len(labels))}
+            weighted = self.config.heads[name].weight * loss
+            total = weighted if total is None else total + weighted
+        if total is None:
+            raise TrainingError(
+                f"No item of the batch with {', '.join(batch['ids'][:3])} has a label."
+            )
+        return total, metrics
+
+    def outputs(self, batch: Batch) -> Iterator[tuple[str, Any, list[Any]]]:
+        """Yield (name, output, labels) of each head, for the items that have its label."""
+        shared: Encoded | None = None
+        for name, module in self.heads.items():
+            assert isinstance(module, Head)
+            labels = batch["labels"][name]
+            chosen = [i for i, label in enumerate(labels) if label is not None]
+            if not chosen:
+                continue
+            if batch["frames"] is not None:
+                encoded = self._kept(batch, module, chosen)
+            elif module.adapter is not None:
+                encoded = self._encode(batch, module.layers, chosen, module.adapter)
+            else:
+                if shared is None:
+                    shared = self._encode(batch, "all", range(len(labels)))
+                encoded = _at(shared, chosen, module)
+            encoded = self._cropped(encoded, name)
+            yield (
+                name,
+                self._output(module, encoded, batch, name, chosen),
+                [labels[i] for i in chosen],
+            )
+
+    def _output(
+        self, head: Head, encoded: Encoded, batch: Batch, name: str, chosen: Sequence[int]
+    ) -> Any:
+        if name not in batch["vectors"]:
+            return head(encoded)
+        values = [batch["vectors"][name][i] for i in chosen]
+        return head(encoded, head.vectors(values).to(encoded.frames.device))  # type: ignore[operator]
+
+    def _encode(
+        self, batch: Batch, layers: Any, chosen: Sequence[int], adapter: nn.Module | None = None
+    ) -> Encoded:
+        """Run the trunk over some items, with gradients only where something in it learns."""
+        assert batch["features"] is not None
+        rows = torch.as_tensor(chosen, device=batch["lengths"].device)
+        lengths = batch["lengths"][rows]
+        features = batch["features"][rows, : int(lengths.max())]
+        learns = self.trunk_learns or adapter is not None
+        bent = {} if adapter is None else {"adapters": adapter}
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return self.trunk(features, lengths, context=batch["context"], layers=layers, **bent)
+
+    def _kept(self, batch: Batch, head: Head, chosen: Sequence[int]) -> Encoded:
+        kept = batch["frames"]
+        assert kept is not None
+        layers = None
+        if head.layers is not None:
+            numbers = range(head.trunk.num_layers + 1) if head.layers == "all" else head.layers
+            layers = kept[[self.rows.index(number) for number in numbers]]
+        times = self.trunk.times(kept.shape[2]).to(kept.device)
+        frames = kept[self.rows.index(OUTPUT)]
+        return _rows(Encoded(frames, batch["lengths"], layers, times), chosen)
+
+    def _cropped(self, encoded: Encoded, name: str) -> Encoded:
+        """Return a random stretch of each item, in training, if the head is shown stretches."""
+        seconds = self.config.heads[name].crop_seconds
+        if not (seconds and self.training):
+            return encoded
+        return crop(encoded, max(1, round(seconds / self.trunk.frame_shift)))
+
+
+def crop(encoded: Encoded, frames: int) -> Encoded:
+    """Return `frames` frames of each item from a random place (torch's generator), shorter items as they are."""
+    spare = (encoded.lengths - frames).clamp_min(0)
+    first = (torch.rand(len(spare)).to(spare.device) * (spare + 1)).long().clamp_max(spare)
+    lengths = encoded.lengths.clamp_max(frames)
+    places = first[:, None] + torch.arange(int(lengths.max()), device=spare.device)
+    places = places.clamp_max(encoded.frames.shape[1] - 1)
+    valid = length_mask(lengths, places.shape[1])[..., None]
+
+    def taken(tensor: Tensor) -> Tensor:
+        index = places[..., None].expand(-1, -1, tensor.shape[-1])
+        return tensor.gather(1, index).masked_fill(~valid, 0.0)
+
+    layers = None if encoded.layers is None else torch.stack([taken(x) for x in encoded.layers])
+    return Encoded(taken(encoded.frames), lengths, layers, encoded.times[: places.shape[1]])
+
+
+def check_gradients(task: JointTask, batches: Iterator[Batch | None], most: int = 50) -> None:
+    """Make sure, before training, that every part that is to learn gets a gradient.
+
+    Raises:
+        TrainingError: a head has no labelled item in the first `most` batches, or a parameter has no gradient, such
+            as those of an adapter that the trunk never called; it is named.
+    """
+    left = set(task.heads)
+    task.train()
+    for _ in range(most):
+        if not left:
+            break
+        batch = next(batches)
+        if batch is None or not any(
+            label is not None for name in left for label in batch["labels"][name]
+        ):
+            continue
+        task.loss(batch)[0].backward()
+        left -= {name for name in left if any(x is not None for x in batch["labels"][name])}
+    silent = [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None]
+    task.zero_grad(set_to_none=True)
+    if left:
+        raise TrainingError(
+            f"Head {sorted(left)[0]!r} has no labelled item in the first {most} batches; raise the weight of its source."
+        )
+    if silent:
+        raise TrainingError(
+            f"{len(silent)} parameters got no gradient: {', '.join(silent[:5])}. They cannot learn: the head's loss "
+            "does not depend on them, or an adapter was configured that the trunk does not call."
+        )
+
+
+def _at(shared: Encoded, chosen: Sequence[int], head: Head) -> Encoded:
+    """Return some items of a shared pass, with the layers that a head asks for."""
+    layers = shared.layers
+    if head.layers is None:
+        layers = None
+    elif head.layers != "all":
+        assert layers is not None
+        layers = layers[list(head.layers)]
+    return _rows(shared._replace(layers=layers), chosen)
+
+
+def _rows(encoded: Encoded, chosen: Sequence[int]) -> Encoded:
+    """Return some items of a batch, without padding that none of them needs."""
+    rows = torch.as_tensor(chosen, device=encoded.lengths.device)
+    lengths = encoded.lengths[rows]
+    longest = int(lengths.max())
+    layers = None if encoded.layers is None else encoded.layers[:, rows, :longest]
+    return Encoded(encoded.frames[rows, :longest], lengths, layers, encoded.times[:longest])
+
+
+def _groups(parameters: list[nn.Parameter], scale: float, decay: float) -> list[dict[str, Any]]:
+    """Return AdamW groups of matrices, which decay, and of the rest."""
+    matrices = [p for p in parameters if p.ndim >= 2]
+    rest = [p for p in parameters if p.ndim < 2]
+    assert math.isfinite(scale)
+    return [
+        {"params": params, "weight_decay": weight, "lr_scale": scale}
+        for params, weight in ((matrices, decay), (rest, 0.0))
+        if params
+    ]
