@@ -125,7 +125,7 @@ class ClassificationHead(PooledHead):
 
     def finish(self, state: PoolState, vectors: Tensor | None = None) -> Classification:
         """Return the scores for everything heard."""
-        output = self.classify(self.pool.finish(state), state.count)
+        output = self.classify(self.pool.finish(state), state.lengths)
         if vectors is None:
             return output
         if self.fusion is None:

@@ -27,10 +27,10 @@ class SpeakerOptions(PooledOptions):
     """Cosines are multiplied by it before the softmax."""
     margin: float = 0.2
     """Angle (radians) by which a turn must be nearer to its own speaker than to others."""
-    margin_start: int = 200
-    """Training step from which the margin grows, so that speakers part before they are pushed apart."""
-    margin_end: int = 800
-    """Training step at which it is full."""
+    margin_start: float = 0.2
+    """Share of the training after which the margin grows, so that speakers part before they are pushed apart."""
+    margin_end: float = 0.6
+    """Share of the training after which it is full."""
 
     def __post_init__(self) -> None:
         if not (self.embedding > 0 and self.scale > 0 and 0 <= self.margin < math.pi / 2):
@@ -38,17 +38,18 @@ class SpeakerOptions(PooledOptions):
                 f"embedding={self.embedding} and scale={self.scale} must be positive, margin={self.margin} an angle "
                 "from 0 to below pi / 2."
             )
-        if not 0 <= self.margin_start <= self.margin_end:
+        if not 0 <= self.margin_start <= self.margin_end <= 1:
             raise ConfigError(
-                f"margin_start={self.margin_start} must lie between 0 and margin_end={self.margin_end}."
+                f"margin_start={self.margin_start} and margin_end={self.margin_end} are shares of the training: the "
+                "first not above the second, both from 0 to 1."
             )
 
-    def margin_at(self, step: int) -> float:
-        """Return the margin of a training step (from 0): 0, then rising evenly, then `margin`."""
-        if step >= self.margin_end:
+    def margin_at(self, progress: float) -> float:
+        """Return the margin when this share of the training is done: 0, then rising evenly, then `margin`."""
+        if progress >= self.margin_end:
             return self.margin
-        rising = max(self.margin_end - self.margin_start, 1)
-        return self.margin * max(0, step - self.margin_start) / rising
+        rising = self.margin_end - self.margin_start
+        return self.margin * max(0.0, progress - self.margin_start) / rising
 
 
 class SpeakerEmbedding(NamedTuple):
@@ -72,7 +73,6 @@ class SpeakerHead(PooledHead):
 
     Options: ClassVar[type[HeadOptions]] = SpeakerOptions
     options: SpeakerOptions  # type: ignore[assignment]
-    trained_steps: Tensor
 
     def __init__(
         self, options: SpeakerOptions, trunk: TrunkSpec, labels: HeadLabels | None = None
@@ -87,8 +87,12 @@ class SpeakerHead(PooledHead):
         self.embed = nn.Linear(self.pooled_dim, options.embedding)
         self.speakers = nn.Parameter(torch.empty(len(labels.names), options.embedding))
         nn.init.xavier_uniform_(self.speakers)
-        # The margin's schedule goes on where a resumed run stopped.
-        self.register_buffer("trained_steps", torch.zeros((), dtype=torch.int64))
+        self.progress = 1.0
+        """Share of the training that is done; without training the margin is full."""
+
+    def begin_step(self, step: int, total: int) -> None:
+        """Set the margin for a training step (from 0) of `total`."""
+        self.progress = step / max(total, 1)
 
     @classmethod
     def prepare(cls, options: SpeakerOptions, labels: Iterable[Any]) -> HeadLabels:
@@ -122,7 +126,7 @@ class SpeakerHead(PooledHead):
     def loss(
         self, output: SpeakerEmbedding, labels: Sequence[Any]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the additive angular margin softmax loss; its margin grows with the training steps.
+        """Return the additive angular margin softmax loss; its margin grows in the course of training.
 
         Raises:
             DataError: a speaker that was not in training.
@@ -132,9 +136,7 @@ class SpeakerHead(PooledHead):
         targets = torch.tensor([place[_name(label)] for label in labels]).to(
             output.embedding.device
         )
-        margin = self.options.margin_at(int(self.trained_steps))
-        if self.training:
-            self.trained_steps += 1
+        margin = self.options.margin_at(self.progress)
         cosines = output.embedding @ functional.normalize(self.speakers.float(), dim=1).T
         logits = self.options.scale * with_margin(cosines, targets, margin)
         return functional.cross_entropy(logits, targets), {

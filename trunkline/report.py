@@ -94,9 +94,37 @@ def write_tables(path: str | os.PathLike[str], title: str, tables: Mapping[str, 
     Raises:
         StorageError: the file cannot be written.
     """
-    body = [f"<h1>{escape(title)}</h1>"]
-    body += [_table(name, rows, limit=len(rows)) for name, rows in tables.items()]
-    _write_page(Path(path), title, body)
+    write_page(path, title, tables=tables)
+
+
+class Figure(NamedTuple):
+    """A picture for `write_page`: its title and what `trunkline.charts` drew."""
+
+    title: str
+    chart: str
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    title: str,
+    *,
+    notes: Sequence[str] = (),
+    tables: Mapping[str, Rows],
+    figures: Sequence[Figure] = (),
+) -> None:
+    """Write one self-contained HTML page: notes, tables {title: rows}, and pictures after the first table.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
+    shown = [_table(name, rows, limit=len(rows)) for name, rows in tables.items()]
+    drawn = [
+        f"<figure style='margin: 0'><h3>{escape(figure.title)}</h3>{figure.chart}</figure>"
+        for figure in figures
+    ]
+    grid = [f'<div class="charts">{"".join(drawn)}</div>'] if drawn else []
+    _write_page(Path(path), title, [*body, *shown[:1], *grid, *shown[1:]])
 
 
 def _write_page(path: Path, title: str, body: Sequence[str]) -> None:
