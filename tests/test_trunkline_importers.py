@@ -315,3 +315,29 @@ def test_transcripts_beside_recordings_become_their_text(tmp_path: Path) -> None
         ("both", 1): None, ("blank", None): "", ("none", None): None, ("odd", None): None,
     }  # fmt: skip
     assert cuts["both", 1].extra["call_text"] == "em chào anh chào em"
+
+
+def test_an_imported_folder_is_what_an_inventory_of_it_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "calls/deep").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("calls/One", "calls/deep/two", "elsewhere/three"):
+        soundfile.write(tmp_path / f"{name}.wav", rng.normal(0, 0.1, (800, 2)), 8000)
+    decomposed = unicodedata.normalize("NFD", "gọi ☎")
+    soundfile.write(tmp_path / f"calls/{decomposed}.wav", rng.normal(0, 0.1, 800), 8000)
+    (tmp_path / "calls/one.TXT").write_text("hai bên", encoding="utf-8")
+    (tmp_path / "calls/deep/two.Customer.txt").write_text("khách", encoding="utf-8")
+    (tmp_path / "calls/gọi ☎.lab").write_text("một mình", encoding="utf-8")
+    (tmp_path / "calls/deep/up").symlink_to(tmp_path / "calls")  # a loop
+    (tmp_path / "calls/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "calls/gone.wav").symlink_to("not there.wav")
+    cuts = {
+        (cut.audio_filepath.name, cut.channel): cut for cut in load_manifest(tmp_path / "calls")
+    }
+    assert set(cuts) == {
+        ("One.wav", 0), ("One.wav", 1), ("two.wav", 0), ("two.wav", 1), ("three.wav", 0), ("three.wav", 1),
+        (f"{decomposed}.wav", None),
+    }  # fmt: skip
+    assert cuts["One.wav", 0].extra["call_text"] == "hai bên"
+    assert (cuts["two.wav", 1].text, cuts["two.wav", 0].text) == ("khách", None)
+    assert cuts[f"{decomposed}.wav", None].text == "một mình"

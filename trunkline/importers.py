@@ -11,7 +11,7 @@ import collections
 import csv
 import gzip
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +67,22 @@ def read_directory(path: Path) -> Rows:
     A recording that cannot be read is a row as well, so that checks and runs name it instead of
     losing it.
     """
-    files = sorted(
-        file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))
-    )
-    recordings = [file for file in files if file.suffix.lower() in audio.SUFFIXES]
-    if not recordings:
-        kinds = collections.Counter(file.suffix or file.name for file in files).most_common(3)
+    from trunkline.prepare.folder import list_folder
+
+    listing = list_folder(path)
+    for fault in listing.faults:
+        if fault.kind in ("unreadable_folder", "link_loop", "broken_link"):
+            _logger.warning("%s", fault.message)
+    if not listing.recordings:
+        suffixes = (Path(name).suffix or Path(name).name for name in listing.files)
+        kinds = collections.Counter(suffixes).most_common(3)
         found = ", ".join(f"{count} {kind}" for kind, count in kinds) or "it is empty"
         raise DataError(
             f"{path} holds no recordings ({found}). Known: {', '.join(sorted(audio.SUFFIXES))}."
         )
     dual = 0
-    transcripts = {file for file in files if file.suffix == ".txt"}
-    for file in recordings:
-        name = str(file.relative_to(path))
+    for name in listing.recordings:
+        file = path / name
         try:
             about = audio.info(file)
         except (DataError, StorageError, DependencyError) as error:
@@ -94,43 +96,42 @@ def read_directory(path: Path) -> Rows:
             "duration": about.duration,
             "sampling_rate": about.sample_rate,
         }
-        if about.channels == 1:
-            yield 0, row | _said(file, transcripts, "text")
-        elif same:
-            yield 0, row | {"channel": 0, "dual_mono": True} | _said(file, transcripts, "text")
-        else:
-            together = _said(file, transcripts, "call_text")
-            for channel in range(about.channels):
-                roles = [role for role, index in audio.ROLES.items() if index == channel]
-                own = (
-                    _said(file.with_suffix(f".{side}{file.suffix}"), transcripts, "text")
-                    for side in (*roles, channel)
-                )
-                yield 0, row | {"channel": channel} | (next(filter(None, own), None) or together)
+        said = {
+            channel: text
+            for channel, other in listing.transcripts.get(name, {}).items()
+            if (text := _said(path / other)) is not None
+        }
+        if about.channels == 1 or same:
+            text = said.get(None, said.get(0))
+            row |= {"channel": 0, "dual_mono": True} if same else {}
+            yield 0, row | ({} if text is None else {"text": text})
+            continue
+        for channel in range(about.channels):
+            key, text = (
+                ("text", said[channel]) if channel in said else ("call_text", said.get(None))
+            )
+            yield 0, row | {"channel": channel} | ({} if text is None else {key: text})
     if dual:
         _logger.warning(
             "%s: %d of %d recordings hold one signal on both channels; one of the two is used.",
             path,
             dual,
-            len(recordings),
+            len(listing.recordings),
         )
 
 
-def _said(file: Path, transcripts: Collection[Path], key: str) -> Row:
-    """Return {key: text} of the transcript beside a recording, {} where there is none to read."""
-    from trunkline.text import decode
+def _said(path: Path) -> str | None:
+    """Return what a transcript says, None where it is no text or may not be read."""
+    from trunkline.prepare.transcripts import read_transcript
 
-    path = file.with_suffix(".txt")
-    if path not in transcripts:
-        return {}
     try:
-        text, encoding = decode(path.read_bytes(), str(path))
-    except (DataError, OSError) as error:
+        transcript = read_transcript(path)
+    except StorageError as error:
         _logger.warning("%s", error)
-        return {}
-    if encoding != "utf-8":
-        _logger.warning("%s is read as %s.", path, encoding)
-    return {key: " ".join(text.split())}
+        return None
+    if transcript.fault:
+        _logger.warning("%s", transcript.message)
+    return None if transcript.fault == "transcript_binary" else " ".join(transcript.text.split())
 
 
 def read_table(path: Path) -> Rows:
@@ -317,10 +318,6 @@ def _is_dual_mono(file: Path) -> bool:
     except (DataError, StorageError) as error:
         _logger.warning("%s", error)
         return False
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _optional(path: Path) -> dict[str, str]:

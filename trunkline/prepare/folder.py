@@ -26,18 +26,24 @@ class Fault(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a folder holds: paths relative to it, sorted; transcripts by recording; what is wrong."""
+    """What a folder holds, as sorted paths relative to it, and what is wrong.
 
+    `transcripts` tells those of a recording: under None the one of all of it, under 0, 1 ... those of
+    its channels.
+    """
+
+    files: list[str]
     recordings: list[str]
-    transcripts: dict[str, str]
+    transcripts: dict[str, dict[int | None, str]]
     faults: list[Fault]
 
 
 def list_folder(root: Path) -> Listing:
-    """Return the recordings below a folder, each with the transcript beside it.
+    """Return the recordings below a folder, each with the transcripts beside it.
 
     Links to folders are followed once, and not into a folder above them; hidden files are left out.
-    A transcript has the recording's name but for the suffix; capitals and Unicode form may differ.
+    The transcript of `call.wav` is `call.txt`, that of its channels `call.agent.txt`, `call.customer.txt`
+    or `call.0.txt`; capitals and Unicode form may differ.
 
     Raises:
         StorageError: the folder itself is missing or may not be read.
@@ -50,10 +56,10 @@ def list_folder(root: Path) -> Listing:
         raise StorageError(faults[0].message)
     recordings = [name for name in files if _suffix(name) in audio.SUFFIXES]
     texts = [name for name in files if _suffix(name) in TRANSCRIPTS]
-    transcripts = _pair(recordings, texts)
+    transcripts, alone = _pair(recordings, texts)
     faults += _clashes(recordings)
-    faults += _unpaired(recordings, texts, transcripts)
-    return Listing(recordings, transcripts, faults)
+    faults += _unpaired(recordings, transcripts, alone)
+    return Listing(files, recordings, transcripts, faults)
 
 
 def _walk(root: Path, folder: str, above: list[str], faults: list[Fault]) -> Iterator[str]:
@@ -101,16 +107,40 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _pair(recordings: list[str], texts: list[str]) -> dict[str, str]:
-    exact = {os.path.splitext(name)[0]: name for name in texts}
-    folded = {_key(stem): name for stem, name in exact.items()}
+def _pair(
+    recordings: list[str], texts: list[str]
+) -> tuple[dict[str, dict[int | None, str]], list[str]]:
+    """Return the transcripts of each recording, and the texts that are of none."""
+    stems = {name: os.path.splitext(name)[0] for name in [*recordings, *texts]}
+    known = {_key(stems[name]) for name in recordings}
+    by_stem = defaultdict(
+        list
+    )  # folded stem of a recording -> (its stem as the text spells it, ...)
+    alone = []
+    for text in texts:
+        stem, channel = stems[text], None
+        if _key(stem) not in known:
+            stem, channel = _channel(stem)
+        if _key(stem) in known:
+            by_stem[_key(stem)].append((stem, channel, text))
+        else:
+            alone.append(text)
     pairs = {}
     for name in recordings:
-        stem = os.path.splitext(name)[0]
-        text = exact.get(stem) or folded.get(_key(stem))
-        if text is not None:
-            pairs[name] = text
-    return pairs
+        found = by_stem.get(_key(stems[name]), [])
+        exact = [each for each in found if each[0] == stems[name]]
+        if found:
+            pairs[name] = {channel: text for _, channel, text in exact or found}
+    return pairs, alone
+
+
+def _channel(stem: str) -> tuple[str, int | None]:
+    whole, _, side = stem.rpartition(".")
+    if side.lower() in audio.ROLES:
+        return whole, audio.ROLES[side.lower()]
+    return (
+        (whole, int(side)) if side.isascii() and side.isdigit() and len(side) < 3 else (stem, None)
+    )
 
 
 def _clashes(recordings: list[str]) -> Iterator[Fault]:
@@ -130,13 +160,12 @@ def _clashes(recordings: list[str]) -> Iterator[Fault]:
 
 
 def _unpaired(
-    recordings: list[str], texts: list[str], transcripts: dict[str, str]
+    recordings: list[str], transcripts: dict[str, dict[int | None, str]], alone: list[str]
 ) -> Iterator[Fault]:
     """Tell recordings and transcripts that stand alone in folders where most have the other."""
     by_folder = defaultdict(list)
     for name in recordings:
         by_folder[os.path.dirname(name)].append(name)
-    used = set(transcripts.values())
     paired = {
         folder
         for folder, names in by_folder.items()
@@ -145,7 +174,7 @@ def _unpaired(
     for name in recordings:
         if name not in transcripts and os.path.dirname(name) in paired:
             yield Fault(name, "no_transcript", f"{name} has no transcript, most beside it have.")
-    for name in texts:
+    for name in alone:
         spoken = not os.path.basename(name).lower().startswith(_NOT_SPOKEN)
-        if name not in used and spoken and os.path.dirname(name) in paired:
+        if spoken and os.path.dirname(name) in paired:
             yield Fault(name, "no_recording", f"{name} is a transcript without a recording.")

@@ -81,11 +81,11 @@ def take_inventory(root: Path, journal: Path, jobs: int = 1) -> Inventory:
     listing = list_folder(root)
     if not listing.recordings:
         raise UsageError(f"{root} holds no recordings; `trunkline data import` tells what is read.")
-    items = [(name, listing.transcripts.get(name)) for name in listing.recordings]
+    items = [(name, listing.transcripts.get(name, {})) for name in listing.recordings]
     keys = [
-        f"{_VERSION}\0{name}\0{state_of(root / name)}\0{text}\0"
-        + (state_of(root / text) if text else "")
-        for name, text in items
+        "\0".join([_VERSION, name, state_of(root / name)])
+        + "".join(f"\0{text}\0{state_of(root / text)}" for text in texts.values())
+        for name, texts in items
     ]
     measured = map_resumable(
         functools.partial(_examine, str(root)),
@@ -124,30 +124,36 @@ _OF_A_CHANNEL = {"silent", "dead_channel", "no_speech", "noisy", "quiet", "clipp
 _OF_A_CHANNEL |= {"upsampled", "crosstalk", "duplicate"}
 
 
-def _examine(root: str, item: tuple[str, str | None]) -> list[Row]:
-    """Return the rows of a recording with what its transcript says of it."""
-    from trunkline.prepare.language import guess_language
+def _examine(root: str, item: tuple[str, dict[int | None, str]]) -> list[Row]:
+    """Return the rows of a recording with what their transcripts say of them."""
     from trunkline.prepare.measure import measure_file
+
+    name, texts = item
+    rows = measure_file(Path(root, name))
+    told = {text: _about(root, text) for text in texts.values()}
+    joined = []
+    for row in rows:
+        text = texts.get(row.get("channel"), texts.get(None))
+        about, fault = told.get(text or "", ({}, []))
+        joined.append(row | about | {"faults": row["faults"] + fault})
+    return joined
+
+
+def _about(root: str, text: str) -> tuple[Row, list[list[str]]]:
+    """Return what a row says of its transcript, and what is wrong with that."""
+    from trunkline.prepare.language import guess_language
     from trunkline.prepare.transcripts import read_transcript
 
-    name, text = item
-    rows = measure_file(Path(root, name))
-    if text is None:
-        return rows
     about: Row = {"transcript": text}
-    fault: list[list[str]] = []
     try:
         transcript = read_transcript(Path(root, text))
     except StorageError as error:
-        fault = [["transcript_unreadable", str(error)]]
-    else:
-        about["transcript_encoding"] = transcript.encoding or None
-        about["words"] = len(transcript.text.split())
-        if transcript.text:
-            about["language"] = guess_language(transcript.text)
-        if transcript.fault:
-            fault = [[transcript.fault, transcript.message]]
-    return [row | about | {"faults": row["faults"] + fault} for row in rows]
+        return about, [["transcript_unreadable", str(error)]]
+    about["transcript_encoding"] = transcript.encoding or None
+    about["words"] = len(transcript.text.split())
+    if transcript.text:
+        about["language"] = guess_language(transcript.text)
+    return about, [[transcript.fault, transcript.message]] if transcript.fault else []
 
 
 def _mark_duplicates(rows: list[Row]) -> None:
