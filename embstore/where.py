@@ -1,4 +1,4 @@
-"""Conditions over columns: text in the language of `trunkline.expression` becomes a PyArrow expression.
+"""Conditions over columns: text in the language of `trunkline.expression` becomes an Arrow expression.
 
     channel = 1 and duration_ms > 2000 and meta_agent in ['A12', 'A17']
 
@@ -8,6 +8,9 @@ what is not stated (null) is false, except != and not in; `meta_agent = null` as
 as strings: `started_at >= '2026-01-31'`.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported, so no checker can know them)
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -16,24 +19,24 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trunkline import expression
+from trunkline import expression as language
 from trunkline.errors import UsageError, nearest
 
 
 def names(text: str) -> set[str]:
     """Return the columns that a condition asks for; raises as `trunkline.expression.parse`."""
-    return expression.names(expression.parse(text))
+    return language.names(language.parse(text))
 
 
-def condition(text: str, schema: pa.Schema) -> pc.Expression:
+def expression(text: str, schema: pa.Schema) -> pc.Expression:
     """Return a condition as an Arrow expression over columns of `schema`.
 
     Raises:
         UsageError: it is no expression, names an unknown column (the nearest is named), or compares what cannot
             be compared.
     """
-    tree = expression.parse(text)
-    check_names(expression.names(tree), schema.names, text)
+    tree = language.parse(text)
+    check_names(language.names(tree), schema.names, text)
     return _Compiler(schema, text).truth(tree)
 
 
@@ -49,8 +52,8 @@ def check_names(wanted: Iterable[str], columns: Iterable[str], text: str) -> Non
 
 
 def select(table: pa.Table, text: str) -> pa.Table:
-    """Return the rows of a table for which a condition holds; raises as `condition`."""
-    return table.filter(condition(text, table.schema))
+    """Return the rows of a table for which a condition holds; raises as `expression`."""
+    return table.filter(expression(text, table.schema))
 
 
 class _Compiler:
@@ -59,22 +62,22 @@ class _Compiler:
     def __init__(self, schema: pa.Schema, text: str) -> None:
         self.schema, self.text = schema, text
 
-    def truth(self, node: expression.Node) -> pc.Expression:
+    def truth(self, node: language.Node) -> pc.Expression:
         """Return an expression that is true where the node is; null, in a filter, is as good as false."""
         match node:
-            case expression.Not(inner):
+            case language.Not(inner):
                 return ~pc.coalesce(self.truth(inner), pc.scalar(False))
-            case expression.All(parts):
+            case language.All(parts):
                 return _joined("and", [self.truth(part) for part in parts])
-            case expression.Any(parts):
+            case language.Any(parts):
                 return _joined("or", [self.truth(part) for part in parts])
-            case expression.Compare(sign, left, right):
+            case language.Compare(sign, left, right):
                 return self._compare(sign, left, right)
-            case expression.Inside(item, container):
+            case language.Inside(item, container):
                 return self._inside(item, container)
-            case expression.Value(value):
+            case language.Value(value):
                 return pc.scalar(bool(value))
-            case expression.Name(name):
+            case language.Name(name):
                 return self._stated(name)
 
     def _stated(self, name: str) -> pc.Expression:
@@ -85,10 +88,10 @@ class _Compiler:
             return field != 0
         return field != "" if _is_string(kind) else field.is_valid()
 
-    def _compare(self, sign: str, left: expression.Node, right: expression.Node) -> pc.Expression:
+    def _compare(self, sign: str, left: language.Node, right: language.Node) -> pc.Expression:
         if sign == "!=":
             return ~pc.coalesce(self._compare("==", left, right), pc.scalar(False))
-        null = expression.Value(None)
+        null = language.Value(None)
         if null in (left, right):
             if sign != "==":
                 return pc.scalar(False)
@@ -102,17 +105,15 @@ class _Compiler:
             )
         a, b = self._operand(left, kinds[1]), self._operand(right, kinds[0])
         if sign == "==":
-            both = isinstance(left, expression.Name) and isinstance(right, expression.Name)
+            both = isinstance(left, language.Name) and isinstance(right, language.Name)
             return (a == b) | (a.is_null() & b.is_null()) if both else a == b
         return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[sign]
 
-    def _inside(self, item: expression.Node, container: expression.Node) -> pc.Expression:
-        if isinstance(container, expression.Value) and isinstance(container.value, list):
-            parts = [
-                self._compare("==", item, expression.Value(value)) for value in container.value
-            ]
+    def _inside(self, item: language.Node, container: language.Node) -> pc.Expression:
+        if isinstance(container, language.Value) and isinstance(container.value, list):
+            parts = [self._compare("==", item, language.Value(value)) for value in container.value]
             return _joined("or", parts) if parts else pc.scalar(False)
-        if isinstance(item, expression.Value) and isinstance(item.value, str):
+        if isinstance(item, language.Value) and isinstance(item.value, str):
             kind = self._kind(container)
             if kind is not None and _is_string(kind):
                 return pc.match_substring(self._operand(container, None), item.value)
@@ -120,19 +121,19 @@ class _Compiler:
             f"'in' needs a list, or a string in a column of strings, not {_words(container)} in: {self.text}."
         )
 
-    def _kind(self, node: expression.Node) -> pa.DataType | None:
+    def _kind(self, node: language.Node) -> pa.DataType | None:
         match node:
-            case expression.Name(name):
+            case language.Name(name):
                 return self.schema.field(name).type
-            case expression.Value(value) if not isinstance(value, list):
+            case language.Value(value) if not isinstance(value, list):
                 return pa.scalar(value).type
         raise UsageError(f"{_words(node)} is no value to compare in: {self.text}.")
 
-    def _operand(self, node: expression.Node, beside: pa.DataType | None) -> pc.Expression:
+    def _operand(self, node: language.Node, beside: pa.DataType | None) -> pc.Expression:
         """Return a column or a value, the value in the type of the column it stands beside."""
-        if isinstance(node, expression.Name):
+        if isinstance(node, language.Name):
             return pc.field(node.text)
-        assert isinstance(node, expression.Value)
+        assert isinstance(node, language.Value)
         if isinstance(node.value, str) and beside is not None and pa.types.is_timestamp(beside):
             return pc.scalar(pa.scalar(self._moment(node.value, beside), beside))
         return pc.scalar(node.value)
@@ -178,10 +179,10 @@ def _type_name(kind: pa.DataType | None) -> str:
     return "number" if _is_number(kind) else "string" if _is_string(kind) else str(kind)
 
 
-def _words(node: expression.Node) -> str:
+def _words(node: language.Node) -> str:
     match node:
-        case expression.Name(text):
+        case language.Name(text):
             return text
-        case expression.Value(value):
+        case language.Value(value):
             return repr(value)
     return "a condition"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embstore.where import condition, names, select
+from embstore.where import expression, names, select
 from trunkline.errors import UsageError
 from trunkline.prepare.filter import Expression
 
@@ -103,13 +103,13 @@ def test_times_are_written_as_strings_in_utc():
 )
 def test_what_cannot_be_asked_is_refused(text, said):
     with pytest.raises(UsageError) as error:
-        condition(text, SCHEMA)
+        expression(text, SCHEMA)
     assert said in str(error.value)
 
 
 def test_a_time_that_is_none_is_refused():
     with pytest.raises(UsageError, match="'yesterday' is no time"):
-        condition("started_at > 'yesterday'", TIMES.schema)
+        expression("started_at > 'yesterday'", TIMES.schema)
 
 
 def test_names_are_told_without_a_schema():

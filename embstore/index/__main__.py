@@ -1,0 +1,5 @@
+"""`python -m embstore.index`."""
+
+from embstore.index import main
+
+raise SystemExit(main())

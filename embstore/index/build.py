@@ -1,0 +1,305 @@
+"""Make a FAISS index from Parquet, batch by batch: exact while it fits, an inverted file with 8-bit codes beyond.
+
+Only the index itself, one batch and (for an inverted file) the training sample are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embstore.index.exact import Neighbours
+from embstore.index.folder import FAISS, IDS, IDS_OPTIONS, IndexInfo, new_version, write_info
+from embstore.index.parts import batches, open_part, unit_vectors
+from embstore.schema import VECTORS, Space, schema_of
+from embstore.state import StoredFile
+from embstore.store import EmbeddingStore
+from trunkline.errors import DataError, UsageError, nearest
+from trunkline.log import get_logger, progress
+
+FLAT_BYTES = 2 << 30
+"""Up to here an index is exact; a query reads all of it."""
+PEAK = 1.35
+"""Of the index, resident memory while it is built, at most."""
+POINTS_PER_LIST = 100
+"""Vectors that train one centroid."""
+QUERIES = 200
+"""Vectors of the store that nprobe is chosen with."""
+K = 10
+RECALL = 0.95
+METRICS = ("cosine", "dot")
+
+_log = get_logger(__name__)
+
+
+class Plan(NamedTuple):
+    """What to build of what."""
+
+    store: EmbeddingStore
+    table: str
+    space: Space
+    name: str
+    files: list[StoredFile]
+    kind: str = "auto"
+    metric: str = "cosine"
+    max_memory: int = 4 << 30
+    seed: int = 0
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def rows(self) -> int:
+        """Rows of this shard."""
+        return sum(file.rows for file in self.mine)
+
+    @property
+    def mine(self) -> list[StoredFile]:
+        """The files of this shard."""
+        index, count = self.shard
+        return self.files[index::count]
+
+
+def plan(store: EmbeddingStore, table: str, space: Space, name: str, **options: Any) -> Plan:
+    """Return a plan over all files of a table in a space; `options` are the further fields of a plan.
+
+    Raises:
+        DataError: there are no vectors.
+        UsageError: more shards than files, or an unknown metric.
+    """
+    files = store.state.files_of(table, space.name)
+    if not files:
+        raise DataError(
+            f"{store.path} holds no {table} of the space {space.name}; export some first."
+        )
+    made = Plan(store, table, space, name, files, **options)
+    if made.metric not in METRICS:
+        raise UsageError(f"Unknown metric {made.metric!r}.{nearest(made.metric, METRICS)}")
+    if not 0 <= made.shard[0] < made.shard[1] <= len(files):
+        raise UsageError(
+            f"Shard {made.shard[0]}/{made.shard[1]}: there are {len(files)} files; give k/n with 0 <= k < n <= them."
+        )
+    return made
+
+
+def build(plan: Plan) -> IndexInfo:
+    """Build an index and publish it as the newest version of its name.
+
+    Raises:
+        DataError: a file is damaged, or holds vectors that are not finite or of another dimension.
+        StorageError: the disk refuses.
+        UsageError: a kind that FAISS does not know.
+    """
+    total = sum(file.rows for file in plan.files)
+    kind = chosen_kind(plan, total)
+    index = _empty(plan, kind, total)
+    queries = _queries(plan) if kind == "ivf-sq8" else None
+    exact = None if queries is None else Neighbours(queries, K + 1)
+    with new_version(plan.store.path, plan.name) as folder:
+        with IdsWriter(folder / IDS, ids_schema(plan.table, plan.space)) as ids:
+            for row, vectors in _vectors(plan, ids):
+                index.add(vectors)
+                if exact is not None:
+                    exact.look(vectors, row)
+        recall: dict[str, Any] = {}
+        if queries is not None and exact is not None:
+            recall = tune(index.index, queries, exact)
+        faiss.write_index(index.index, str(folder / FAISS))
+        info = IndexInfo(
+            plan.name, plan.table, plan.space.name, kind, plan.metric, plan.space.dim, plan.rows, plan.rows,
+            {file.path: file.sha256 for file in plan.mine}, plan.store.state.version,
+            nprobe=getattr(index.index, "nprobe", 0), lists=getattr(index.index, "nlist", 0), recall=recall,
+            shard="{}/{}".format(*plan.shard) if plan.shard[1] > 1 else "",
+        )  # fmt: skip
+        write_info(folder, info)
+    return info
+
+
+def chosen_kind(plan: Plan, rows: int) -> str:
+    """Return `plan.kind`, and for "auto" `flat` while it fits the memory and 2 GB, else `ivf-sq8`."""
+    if plan.kind != "auto":
+        return plan.kind
+    limit = min(FLAT_BYTES, plan.max_memory / PEAK)
+    return "flat" if rows * plan.space.dim * 4 <= limit else "ivf-sq8"
+
+
+def number_of_lists(rows: int) -> int:
+    """Return the lists of an inverted file: the power of two nearest 4 sqrt(rows), with 39 rows a list at least."""
+    wanted = 2 ** round(math.log2(4 * math.sqrt(rows)))
+    return max(1, min(wanted, 2 ** int(math.log2(max(1, rows / 39)))))
+
+
+class Adder:
+    """A FAISS index that gets vectors with ids from 0 on; a Flat one has its memory from the start.
+
+    FAISS grows a Flat index by doubling, which for a moment takes up to three times its size. Here the memory is
+    taken once, and vectors are written where they will stay.
+    """
+
+    def __init__(self, index: Any, rows: int, *, flat: bool = False) -> None:
+        self.index = index
+        self.rows = 0
+        self._place = None
+        if flat:
+            inner: Any = faiss.downcast_index(index.index)
+            inner.codes.resize(rows * index.d * 4)
+            inner.ntotal = rows
+            self._place = faiss.rev_swig_ptr(inner.get_xb(), rows * index.d).reshape(rows, index.d)
+            faiss.copy_array_to_vector(np.arange(rows, dtype=np.int64), index.id_map)
+            index.ntotal = rows
+
+    def add(self, vectors: np.ndarray) -> None:
+        """Add (rows, dim) float32."""
+        last = self.rows + len(vectors)
+        if self._place is not None:
+            self._place[self.rows : last] = vectors
+        else:
+            self.index.add_with_ids(vectors, np.arange(self.rows, last, dtype=np.int64))
+        self.rows = last
+
+
+def _empty(plan: Plan, kind: str, total: int) -> Adder:
+    metric = faiss.METRIC_INNER_PRODUCT
+    if kind == "flat":
+        # IDMap, not IDMap2: its way back from ids to places would be rebuilt at every opening.
+        return Adder(faiss.IndexIDMap(faiss.IndexFlatIP(plan.space.dim)), plan.rows, flat=True)
+    lists = number_of_lists(total)
+    description = f"IVF{lists},SQ8" if kind == "ivf-sq8" else kind
+    try:
+        index: Any = faiss.index_factory(plan.space.dim, description, metric)
+    except RuntimeError as error:
+        raise UsageError(
+            f"--kind {kind}: neither auto, flat, ivf-sq8 nor a description that FAISS knows, such as 'IVF1024,PQ64'."
+        ) from error
+    if not isinstance(index, faiss.IndexIVF):
+        index = faiss.IndexIDMap(index)
+    if not index.is_trained:
+        wanted = POINTS_PER_LIST * max(getattr(index, "nlist", lists), 256)
+        index.train(sample(plan, min(wanted, plan.max_memory // (8 * plan.space.dim))))
+    return Adder(index, plan.rows)
+
+
+def sample(plan: Plan, rows: int) -> np.ndarray:
+    """Return vectors of row groups drawn at random from all files (rows, dim), at most `rows`.
+
+    Every shard of one store draws the same, so that the trained parts of their indexes are equal.
+    """
+    generator = np.random.default_rng(plan.seed)
+    groups = [
+        (file, group)
+        for file in plan.files
+        for group in range(open_part(plan.store, file).num_row_groups)
+    ]
+    total = sum(file.rows for file in plan.files)
+    # Half of each row group, so that the sample has rows of twice as many calls; all where there are few.
+    share = min(1.0, max(0.5, rows / total))
+    result = np.empty((min(rows, total), plan.space.dim), np.float32)
+    filled = 0
+    for number in generator.permutation(len(groups)):
+        file, group = groups[number]
+        for batch in batches(plan.store, file, [VECTORS], [group]):
+            vectors = unit_vectors(batch, file.path, plan.metric, plan.space.dim)
+            count = min(math.ceil(share * len(vectors)), len(result) - filled)
+            chosen = np.sort(generator.permutation(len(vectors))[:count])
+            result[filled : filled + count] = vectors[chosen]
+            filled += count
+        if filled == len(result):
+            break
+    return result[:filled]
+
+
+def _queries(plan: Plan) -> np.ndarray:
+    """Return vectors of this shard that nprobe is chosen with, spread over its files."""
+    return sample(plan._replace(files=plan.mine, seed=plan.seed + 1), 32 * QUERIES)[::32][:QUERIES]
+
+
+def _vectors(plan: Plan, ids: IdsWriter) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each batch's vectors and the number of the first over all files; note their ids."""
+    with progress(total=plan.rows, description=plan.name, unit="vectors") as bar:
+        first = 0
+        for file in plan.mine:
+            row = 0
+            for batch in batches(plan.store, file):
+                yield first, unit_vectors(batch, file.path, plan.metric, plan.space.dim)
+                ids.write(batch, file.path, row, first)
+                row += batch.num_rows
+                first += batch.num_rows
+                bar.advance(batch.num_rows)
+
+
+class IdsWriter:
+    """Writes `ids.parquet` batch by batch."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema = path, schema
+
+    def __enter__(self) -> IdsWriter:
+        self._writer = pq.ParquetWriter(self.path, self.schema, **IDS_OPTIONS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, batch: pa.RecordBatch, path: str, row: int, first: int) -> None:
+        """Note a batch: its rows from `row` on in the file get ids from `first` on."""
+        self._writer.write_batch(ids_of(batch, path, row, first, self.schema))
+
+
+def ids_schema(table: str, space: Space) -> pa.Schema:
+    """Return the columns of `ids.parquet`: `id`, those of a table but the vectors, `part` and `row`."""
+    own = [field for field in schema_of(table, space) if field.name not in (VECTORS, "space")]
+    return pa.schema([("id", pa.int64()), *own, ("part", pa.string()), ("row", pa.int32())])
+
+
+def ids_of(
+    batch: pa.RecordBatch, path: str, row: int, first: int, schema: pa.Schema
+) -> pa.RecordBatch:
+    """Return the rows of `ids.parquet` for a batch."""
+    count = batch.num_rows
+    own = {
+        "id": pa.array(np.arange(first, first + count)),
+        "part": pa.array([path]).take(pa.array(np.zeros(count, np.int64))),
+        "row": pa.array(np.arange(row, row + count, dtype=np.int32)),
+    }
+    columns = [own[name] if name in own else batch.column(name) for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def tune(index: Any, queries: np.ndarray, exact: Neighbours) -> dict[str, Any]:
+    """Set `nprobe` to the fewest lists that find RECALL of the 10 nearest; return what was measured.
+
+    The queries are vectors of the store; each finds itself, which is not counted.
+    """
+    truth = exact.found()
+
+    def recall(lists: int) -> float:
+        index.nprobe = lists
+        return recall_at(truth, index.search(queries, K + 1)[1])
+
+    low, high = 0, 1
+    while recall(high) < RECALL and high < index.nlist:
+        low, high = high, min(2 * high, index.nlist)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if recall(middle) >= RECALL else (middle, high)
+    reached = recall(high)
+    if reached < RECALL:
+        _log.warning(
+            "recall@%d is %.3f with all lists, below %.2f: 8-bit codes are too coarse for these vectors; "
+            "search with --exact, or build with --kind IVF%d,SQfp16.", K, reached, RECALL, index.nlist,
+        )  # fmt: skip
+    return {"at_10": round(reached, 4), "queries": len(queries)}
+
+
+def recall_at(truth: np.ndarray, found: np.ndarray) -> float:
+    """Return the share of true neighbours (queries, k + 1) that were found, without the first: the query itself."""
+    hits: Sequence[float] = [
+        len(set(a[1:]) & set(b)) / max(1, (a[1:] >= 0).sum())
+        for a, b in zip(truth, found, strict=True)
+    ]
+    return float(np.mean(hits))

@@ -1,0 +1,83 @@
+"""The Parquet files an index is made of, and their rows in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embstore.schema import ROW_GROUP, VECTORS, vectors_of
+from embstore.state import StoredFile
+from embstore.store import EmbeddingStore
+from trunkline.errors import DataError, StorageError
+
+
+def open_part(store: EmbeddingStore, file: StoredFile) -> pq.ParquetFile:
+    """Open a Parquet file of a store.
+
+    Raises:
+        DataError: it is missing, truncated, or no Parquet.
+        StorageError: it cannot be read.
+    """
+    try:
+        return pq.ParquetFile(store.source(file), page_checksum_verification=True)
+    except (pa.ArrowException, FileNotFoundError) as error:
+        raise DataError(_damaged(store, file, error)) from error
+    except OSError as error:
+        raise StorageError(f"Cannot read {store.path / file.path}: {error}") from error
+
+
+def batches(
+    store: EmbeddingStore,
+    file: StoredFile,
+    columns: Sequence[str] | None = None,
+    groups: Sequence[int] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file in order, in batches of at most a row group.
+
+    Raises:
+        DataError, StorageError: as `open_part`, or a page is damaged.
+    """
+    names = None if columns is None else list(columns)
+    parquet = open_part(store, file)
+    try:
+        yield from parquet.iter_batches(ROW_GROUP, groups, names, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(_damaged(store, file, error)) from error
+
+
+def _damaged(store: EmbeddingStore, file: StoredFile, error: Exception) -> str:
+    return (
+        f"{store.path / file.path} is damaged ({error}). Run `python -m embstore.verify {store.path}`, and take the "
+        "file from a backup."
+    )
+
+
+def unit_vectors(batch: pa.RecordBatch, origin: str, metric: str, dim: int) -> np.ndarray:
+    """Return the vectors of a batch, (rows, dim) float32, of length 1 for the cosine metric.
+
+    Raises:
+        DataError: the vectors have another dimension, or are not finite.
+    """
+    column = batch.column(VECTORS)
+    if column.type.list_size != dim:
+        raise DataError(
+            f"{origin} holds vectors of {column.type.list_size} numbers, its space has {dim}: the file belongs to "
+            "another model. Run `python -m embstore.verify`."
+        )
+    vectors = vectors_of(column)
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    if not np.isfinite(squares).all():
+        raise DataError(f"{origin} holds NaN or infinite numbers. Run `python -m embstore.verify`.")
+    return normalised(vectors, squares) if metric == "cosine" else vectors
+
+
+def normalised(vectors: np.ndarray, squares: np.ndarray | None = None) -> np.ndarray:
+    """Return vectors (rows, dim) divided by their lengths; those of length 0 stay."""
+    if squares is None:
+        squares = np.einsum("nd,nd->n", vectors, vectors)
+    assert squares is not None
+    lengths = np.sqrt(np.where(squares > 0, squares, 1.0)).astype(np.float32)
+    return vectors / lengths[:, None]
