@@ -171,6 +171,8 @@ class JointTask(nn.Module):
         rows = torch.as_tensor(chosen, device=batch["lengths"].device)
         lengths = batch["lengths"][rows]
         features = batch["features"][rows, : int(lengths.max())]
+        if self.trunk.feature_mean.device != features.device:
+            self.trunk.to(features.device)
         learns = self.trunk_learns or adapter is not None
         bent = {} if adapter is None else {"adapters": adapter}
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
@@ -220,6 +222,7 @@ def check_gradients(task: JointTask, batches: Iterator[Batch | None], most: int 
             as those of an adapter that the trunk never called; it is named.
     """
     left = set(task.heads)
+    buffers = {name: buffer.clone() for name, buffer in task.named_buffers()}
     task.train()
     for _ in range(most):
         if not left:
@@ -233,9 +236,11 @@ def check_gradients(task: JointTask, batches: Iterator[Batch | None], most: int 
         left -= {name for name in left if any(x is not None for x in batch["labels"][name])}
     silent = [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None]
     task.zero_grad(set_to_none=True)
+    for name, buffer in task.named_buffers():  # a head may count its steps
+        buffer.copy_(buffers[name])
     if left:
         raise TrainingError(
-            f"Head {sorted(left)[0]!r} has no labelled item in the first {most} batches; raise the weight of its source."
+            f"Head {sorted(left)[0]!r} has no labelled item in the first {most} batches; raise its source's weight."
         )
     if silent:
         raise TrainingError(
