@@ -48,8 +48,9 @@ class SpeakerOptions(PooledOptions):
         """Return the margin when this share of the training is done: 0, then rising evenly, then `margin`."""
         if progress >= self.margin_end:
             return self.margin
-        rising = self.margin_end - self.margin_start
-        return self.margin * max(0.0, progress - self.margin_start) / rising
+        if progress <= self.margin_start:
+            return 0.0
+        return self.margin * (progress - self.margin_start) / (self.margin_end - self.margin_start)
 
 
 class SpeakerEmbedding(NamedTuple):

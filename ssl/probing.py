@@ -14,7 +14,7 @@ from ssl.classifiers import Examples, Fit, HeadName, fit
 from ssl.pooled import BackboneFeatures, Pooled, extract
 from trunkline.errors import DataError, UsageError, nearest
 from trunkline.manifest import Cut, Manifest
-from trunkline.metrics import Interval, accuracy, interval, macro_f1, uar
+from trunkline.metrics import Interval, accuracy, bootstrap_groups, interval, macro_f1, uar
 
 CARVED_FRACTION = 0.15
 MIN_GROUPS_TO_CARVE = 7
@@ -107,12 +107,9 @@ def classes_of(cuts: Sequence[Cut], label: str) -> list[str]:
 
 def groups_of(cuts: Sequence[Cut], label: str) -> tuple[list[str | None], str]:
     """Return by what to group cuts for `trunkline.metrics`, and its name: speaker, call or cut."""
-    if label != "speaker":
-        if any(cut.speaker is not None for cut in cuts):
-            return [cut.speaker for cut in cuts], "speaker"
-        if len({cut.call_id for cut in cuts}) < len(cuts):
-            return [cut.call_id for cut in cuts], "call"
-    return [None] * len(cuts), "cut"
+    if label == "speaker":
+        return [None] * len(cuts), "cut"
+    return bootstrap_groups([cut.speaker for cut in cuts], [cut.call_id for cut in cuts])
 
 
 def _carve(cuts: list[Cut], label: str, seed: int) -> tuple[list[Cut], list[Cut], str]:

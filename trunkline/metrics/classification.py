@@ -103,15 +103,11 @@ def macro_f1_of(matrix: np.ndarray) -> float:
 
 def class_scores(matrix: np.ndarray, names: Sequence[str]) -> list[ClassScore]:
     """Return precision, recall and F1 of each class of a confusion matrix (classes, classes)."""
-    rows = []
-    for index, name in enumerate(names):
-        hits = int(matrix[index, index])
-        support, answered = int(matrix[index].sum()), int(matrix[:, index].sum())
-        precision = hits / answered if answered else None
-        recall = hits / support if support else None
-        f1 = 2 * hits / (support + answered) if support + answered else 0.0
-        rows.append(ClassScore(str(name), support, answered, precision, recall, f1))
-    return rows
+    support, answered = matrix.sum(axis=1), matrix.sum(axis=0)
+    return [
+        _class_score(str(name), int(matrix[i, i]), int(support[i]), int(answered[i]))
+        for i, name in enumerate(names)
+    ]
 
 
 def set_scores(
@@ -124,20 +120,43 @@ def set_scores(
     Raises:
         DataError: nothing to score. UsageError: the sequences differ in length.
     """
+    names, hits, support, answered = _label_counts(reference, answer)
+    exact = float(np.mean([set(a) == set(b) for a, b in zip(reference, answer, strict=True)]))
+    if not names:
+        return SetScores(exact, 1.0, 1.0)
+    total = support + answered
+    return SetScores(exact, float(2 * hits.sum() / total.sum()), float(np.mean(2 * hits / total)))
+
+
+def label_scores(
+    reference: Sequence[Collection[str]], answer: Sequence[Collection[str]]
+) -> list[ClassScore]:
+    """Return precision, recall and F1 of each label that occurs in the sets; raises as `set_scores`."""
+    return [
+        _class_score(name, *map(int, counts))
+        for name, *counts in zip(*_label_counts(reference, answer), strict=True)
+    ]
+
+
+def _label_counts(
+    reference: Sequence[Collection[str]], answer: Sequence[Collection[str]]
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Return the labels, and for each how often it was answered rightly, occurs, and was answered."""
     _check_lengths(reference, answer)
     names = sorted({name for labels in (*reference, *answer) for name in labels})
     place = {name: index for index, name in enumerate(names)}
-    counts = np.zeros((3, len(names)), dtype=np.int64)  # hits, occurrences, answers
+    counts = np.zeros((3, len(names)), dtype=np.int64)
     for truth, found in zip(reference, answer, strict=True):
         for row, labels in enumerate((set(truth) & set(found), set(truth), set(found))):
             counts[row, [place[name] for name in labels]] += 1
-    hits, total = counts[0], counts[1] + counts[2]
-    exact = np.mean([set(a) == set(b) for a, b in zip(reference, answer, strict=True)])
-    if not names:
-        return SetScores(float(exact), 1.0, 1.0)
-    return SetScores(
-        float(exact), float(2 * hits.sum() / total.sum()), float(np.mean(2 * hits / total))
-    )
+    return names, counts[0], counts[1], counts[2]
+
+
+def _class_score(name: str, hits: int, support: int, answered: int) -> ClassScore:
+    precision = hits / answered if answered else None
+    recall = hits / support if support else None
+    f1 = 2 * hits / (support + answered) if support + answered else 0.0
+    return ClassScore(name, support, answered, precision, recall, f1)
 
 
 def confidence_bins(

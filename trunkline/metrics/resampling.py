@@ -38,6 +38,17 @@ class Difference(NamedTuple):
     groups: int
 
 
+def bootstrap_groups(
+    speakers: Sequence[str | None], calls: Sequence[str | None]
+) -> tuple[list[str | None], str]:
+    """Return by what to group cuts, and its name: by speaker where any is known, else by call, else each cut alone."""
+    if any(name is not None for name in speakers):
+        return list(speakers), "speaker"
+    if len(set(calls)) < len(calls):
+        return list(calls), "call"
+    return [None] * len(calls), "cut"
+
+
 def interval(
     correct: Sequence[float] | np.ndarray,
     groups: Sequence[str | None] | None = None,
