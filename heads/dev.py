@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from heads.config import ChooseConfig
 from heads.data import Batch, Items
@@ -22,6 +22,7 @@ from trunkline.checkpoint import read_json, write_bytes, write_json
 from trunkline.errors import ConfigError, DataError
 from trunkline.log import get_logger
 from trunkline.metrics import character_errors, equal_error_rate, error_tradeoff
+from trunkline.training import average_weights
 
 logger = get_logger(__name__)
 
@@ -84,23 +85,19 @@ class DevSet:
         """
         totals: dict[str, dict[str, list[float]]] = {name: {} for name in task.heads}
         gathered: dict[str, list[tuple[Any, list[Any]]]] = {name: [] for name in task.heads}
-        unknown = {name: {self.items.ids[i] for i in cuts} for name, cuts in self._unknown.items()}
         for batch in self.batches():
-            known = dict(batch["labels"])
-            for name, cuts in unknown.items():
-                if cuts:
-                    known[name] = [
-                        None if cut in cuts else label
-                        for cut, label in zip(batch["ids"], known[name], strict=True)
-                    ]
-            for name, output, labels in task.outputs({**batch, "labels": known}):
+            with_loss, without = self._by_loss(batch)
+            for name, output, labels in task.outputs(with_loss):
                 loss, told = task.head(name).loss(output, labels)
                 for key, value in {**told, "loss": loss}.items():
                     sums = totals[name].setdefault(key, [0.0, 0.0])
                     sums[0] += float(value) * len(labels)
                     sums[1] += len(labels)
-            for name, output, labels in task.outputs(batch):
-                gathered[name].append((_summary(task, name, output), labels))
+                if not self._unknown[name]:
+                    gathered[name].append((_summary(task, name, output), labels))
+            if without is not None:
+                for name, output, labels in task.outputs(without):
+                    gathered[name].append((_summary(task, name, output), labels))
         metrics = {
             f"{name}/{key}": total / count
             for name, sums in totals.items()
@@ -114,6 +111,24 @@ class DevSet:
             if f"{name}/loss" in metrics
         ]
         return metrics | ({"loss": sum(losses)} if losses else {})
+
+    def _by_loss(self, batch: Batch) -> tuple[Batch, Batch | None]:
+        """Return the batch with the labels that have a loss, and one for the heads where some have none."""
+        if not any(self._unknown.values()):
+            return batch, None
+        ids, labels = self.items.ids, batch["labels"]
+        unknown = {name: {ids[i] for i in cuts} for name, cuts in self._unknown.items()}
+        known = {
+            name: [
+                None if cut in unknown[name] else label
+                for cut, label in zip(batch["ids"], labels[name], strict=True)
+            ]
+            for name in labels
+        }
+        whole = {
+            name: labels[name] if unknown[name] else [None] * len(labels[name]) for name in labels
+        }
+        return {**batch, "labels": known}, {**batch, "labels": whole}
 
     @torch.no_grad()
     def calibrate(self, task: JointTask) -> dict[str, dict[str, Any]]:
@@ -237,7 +252,7 @@ class Choice:
         states = [load_file(self._candidate(row["step"])) for row in rows]
         chosen = {"steps": [best["step"]], "metrics": best["metrics"]}
         if len(states) > 1:
-            task.load_state_dict(_mean(states))
+            task.load_state_dict(average_weights(states))
             task.eval()
             metrics = self.dev.evaluate(task)
             if self.score(metrics) < best["score"]:
@@ -253,12 +268,3 @@ class Choice:
 
     def _candidate(self, step: int) -> Path:
         return self.folder / "candidates" / f"step-{step}.safetensors"
-
-
-def _mean(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of weights; whole numbers are those of the first."""
-    mean = dict(states[0])
-    for name, first in mean.items():
-        if first.is_floating_point():
-            mean[name] = torch.stack([state[name].double() for state in states]).mean(0).to(first)
-    return mean

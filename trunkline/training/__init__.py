@@ -5,6 +5,7 @@ from trunkline.training.loop import TrainResult, train
 from trunkline.training.schedule import learning_rate
 from trunkline.training.state import (
     average_checkpoints,
+    average_weights,
     list_checkpoints,
     load_weights,
     newest_checkpoint,
@@ -14,6 +15,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "average_checkpoints",
+    "average_weights",
     "learning_rate",
     "list_checkpoints",
     "load_weights",

@@ -47,7 +47,9 @@ class TrainResult:
     step: int  # updates made, those before a resume included
     metrics: dict[str, Any]  # newest line of metrics.jsonl and newest evaluation
     quarantined: list[dict[str, Any]]  # items that could not be read: id, file, line, reason
-    stopped: str  # "finished", "enough" when `evaluate` said so, or "signal" after SIGTERM or SIGINT
+    stopped: (
+        str  # "finished", "enough" when `evaluate` said so, or "signal" after SIGTERM or SIGINT
+    )
     seconds: float  # wall time of this call
 
 

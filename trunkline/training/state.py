@@ -266,6 +266,11 @@ def average_checkpoints(folders: Sequence[str | Path]) -> dict[str, Tensor]:
             )
     if not states:
         raise CheckpointError("There are no checkpoints to average.")
+    return average_weights(states)
+
+
+def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of state dicts of one shape; whole numbers are those of the last."""
     mean = dict(states[-1])
     for name, last in mean.items():
         if last.is_floating_point():
