@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embstore.state import Commit, Keys, State, StoredFile
-from embstore.storage import STAGING, LocalStorage, Storage, failpoint
+from embstore.storage import STAGING, LocalStorage, Staged, Storage, failpoint
 from trunkline import log
 from trunkline.errors import DataError, StorageError
 
@@ -130,6 +130,21 @@ class CommitLog:
                     self.storage.remove(name)
                     count += 1
         return count
+
+    def drop(self, staged: Sequence[Staged]) -> None:
+        """Remove staged files that no entry names; one that was committed after all stays, to be published."""
+        try:
+            self.refresh()
+        except (OSError, DataError):
+            for each in staged:  # nobody knows: `collect` will
+                each.release()
+            return
+        named = {file.staged for file in self.state.files.values()} if staged else set()
+        for each in staged:
+            if each.name in named:
+                each.release()
+            else:
+                each.drop()
 
     def place(self, file: StoredFile) -> str:
         """Return where a committed file lies now: it may wait for being published."""

@@ -28,8 +28,8 @@ class Keys:
         return hashlib.blake2b(data, digest_size=KEY, key=self._secret, person=kind).digest()
 
     def call(self, call_id: str) -> bytes:
-        """Return the key of a call."""
-        return self._key(b"call", call_id)
+        """Return the key of a call; its first bit is 0."""
+        return _marked(self._key(b"call", call_id), 0x00)
 
     def cut(self, call_id: str, cut_id: str, channel: int) -> bytes:
         """Return the key of a cut, which is what is exported once in a space."""
@@ -40,8 +40,8 @@ class Keys:
         return self.call(call_id) + self.cut(call_id, cut_id, channel)
 
     def speaker(self, speaker: str) -> bytes:
-        """Return the key of a speaker."""
-        return self._key(b"speaker", speaker)
+        """Return the key of a speaker; its first bit is 1."""
+        return _marked(self._key(b"speaker", speaker), 0x80)
 
     def sign(self, entry: Mapping[str, Any]) -> str:
         """Return the signature (HMAC-SHA-256) of an entry without its `signature`."""
@@ -206,6 +206,21 @@ class State:
 def split(pairs: bytes) -> Iterator[bytes]:
     """Yield the pairs of a run of them."""
     return (pairs[start : start + PAIR] for start in range(0, len(pairs), PAIR))
+
+
+def is_speaker(key: bytes) -> bool:
+    """Return whether a key in a tombstone is that of a speaker."""
+    return key[0] >= 0x80
+
+
+def npy_name(space: str, pair: bytes) -> str:
+    """Return where the `.npy` file of a cut lies; its name tells nothing to who has not the store's key."""
+    name = pair[KEY:].hex()
+    return f"npy/{space}/{name[:2]}/{name}.npy"
+
+
+def _marked(key: bytes, bit: int) -> bytes:
+    return bytes([key[0] & 0x7F | bit]) + key[1:]
 
 
 def _part(data: bytes) -> bytes:

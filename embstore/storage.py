@@ -51,6 +51,12 @@ class Staged:
             os.close(self._handle)
             self._handle = -1
 
+    def drop(self) -> None:
+        """Remove the file, which no entry names."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self.release()
+
 
 class Storage(Protocol):
     """The operations; names are relative, with slashes."""

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from embstore.log import CommitLog
 from embstore.schema import (
@@ -59,6 +60,7 @@ class EmbeddingStore:
         """Use `create` or `open`."""
         self.storage, self.path, self.log = storage, path, log
         self._spaces = Spaces(storage, path)
+        self._writable = not isinstance(storage, LocalStorage) or os.access(path, os.W_OK)
 
     @classmethod
     def create(
@@ -112,8 +114,7 @@ class EmbeddingStore:
         log = CommitLog(storage, Keys(secret))
         log.load()
         store = cls(storage, path, log)
-        if not isinstance(storage, LocalStorage) or os.access(path, os.W_OK):
-            log.roll_forward()
+        store._settle()
         return store
 
     @property
@@ -284,8 +285,25 @@ class EmbeddingStore:
             speaker is not None and keys.speaker(speaker) in erased
         )
 
+    def table(self, file: StoredFile, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return one file of the store, or some of its columns.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        self._settle()
+        try:
+            return pq.read_table(
+                self.source(file),
+                columns=None if columns is None else list(columns),
+                page_checksum_verification=True,
+                partitioning=None,
+            )
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from error
+
     def source(self, file: StoredFile) -> str:
-        """Return the path of a committed file; it may wait in the staging folder for being published."""
+        """Return the path of a committed file; where the store may not be written, it may still wait in `_staging`."""
         return str(self.path / self.log.place(file))
 
     # ---- inside
@@ -316,6 +334,7 @@ class EmbeddingStore:
             where = expression(where, schema)
         options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         format = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        self._settle()
         for first in range(0, len(files), 256):
             paths = [self.source(file) for file in files[first : first + 256]]
             try:
@@ -323,12 +342,18 @@ class EmbeddingStore:
                 yield from data.to_batches(
                     columns=names, filter=where, batch_readahead=2, fragment_readahead=2
                 )
-            except FileNotFoundError as error:
-                raise DataError(f"{error}. Run: python -m embstore.verify {self.path}") from error
             except (pa.ArrowException, OSError) as error:
-                raise DataError(
-                    f"{self.path}: a file is damaged: {error}. Run: python -m embstore.verify {self.path}"
-                ) from error
+                raise self._damaged(error) from error
+
+    def _settle(self) -> None:
+        """Publish what waits, so that files stay where they are found."""
+        if self._writable:
+            self.log.roll_forward()
+
+    def _damaged(self, error: Exception) -> DataError:
+        return DataError(
+            f"{self.path}: a file is missing or damaged: {error}. Run: python -m embstore.verify {self.path}"
+        )
 
 
 def _picked(schema: pa.Schema, columns: Sequence[str] | None, table: str) -> pa.Schema:

@@ -66,14 +66,7 @@ class TableWriter:
         """Leave nothing behind."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._file.close()
-        drop(self.staged)
-
-
-def drop(staged: Staged) -> None:
-    """Remove a staged file that no entry names."""
-    with contextlib.suppress(OSError):
-        staged.path.unlink(missing_ok=True)
-    staged.release()
+        self.staged.drop()
 
 
 def part_name(table: str, space: str, unique: str) -> str:
@@ -87,15 +80,13 @@ def part_name(table: str, space: str, unique: str) -> str:
 
 
 def without(keys: Keys, gone: set[bytes]) -> Keep:
-    """Return what keeps the rows whose cut is not in `gone`."""
+    """Return what keeps the rows whose cut is not in `gone`, a set of pairs."""
     known: dict[tuple[str, str, int], bool] = {}
 
     def keep(batch: pa.RecordBatch) -> np.ndarray:
-        names = ("call_id", "cut_id", "channel")
         kept = np.empty(batch.num_rows, bool)
-        for place, key in enumerate(
-            zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-        ):
+        columns = (batch.column(name).to_pylist() for name in ("call_id", "cut_id", "channel"))
+        for place, key in enumerate(zip(*columns, strict=True)):
             if key not in known:
                 known[key] = keys.pair(*key) not in gone
             kept[place] = known[key]

@@ -23,7 +23,7 @@ from embstore.schema import (
 )
 from embstore.state import KEY, Commit, State, StoredFile
 from embstore.storage import Staged, writing
-from embstore.tables import TableWriter, drop, part_name, rewritten, without
+from embstore.tables import TableWriter, part_name, rewritten, without
 from trunkline.checkpoint import sha256_file
 from trunkline.errors import DataError, UsageError
 
@@ -186,7 +186,7 @@ class Shard:
                 np.lib.format.write_array_header_1_0(file, header)
             self._log.storage.done(staged)
         except BaseException:
-            drop(staged)
+            staged.drop()
             raise
         size, digest = staged.path.stat().st_size, sha256_file(staged.path)
         self._files.append(
@@ -218,8 +218,7 @@ class Shard:
         """Leave nothing behind of what is not committed."""
         for writer in self._writers.values():
             writer.discard()
-        for _, staged in self._files:
-            drop(staged)
+        self._log.drop([staged for _, staged in self._files])
         self._writers, self._files = {}, []
 
     def _note(self, space: Space, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -311,12 +310,12 @@ class Shard:
             elif gone != set(self._pairs[file.space]):
                 new, handle = rewritten(self._log.storage, staged.path, file, keep)
                 self._files.append((new, handle))
-            drop(staged)
+            staged.drop()
         for space, gone in conflicts.items():
             self._pairs[space] = [pair for pair in self._pairs[space] if pair not in gone]
 
 
-def _column(values: Sequence[Any] | np.ndarray | pa.Array, item: pa.Field) -> pa.Array:
+def _column(values: Any, item: pa.Field) -> pa.Array:
     try:
         if isinstance(values, pa.Array):
             return values.cast(item.type)
