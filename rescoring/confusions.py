@@ -6,9 +6,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rescoring.alignment import align
-from rescoring.costs import PARTS, SYMBOLS, Context, Costs, Pair, default_costs
+from rescoring.costs import JOINT, PARTS, SYMBOLS, Context, Costs, Pair, default_costs
 from rescoring.phonetics import distance_matrix
 from rescoring.tables import pairs as read_pairs
 from trunkline.checkpoint import read_json, write_json
@@ -106,8 +107,9 @@ def save_costs(path: str | os.PathLike[str], costs: Costs) -> None:
     contexts = [
         {
             "cost": rule.cost,
-            "codas": sorted(rule.codas),
-            "nuclei": sorted("/".join(sorted(pair)) for pair in rule.nuclei),
+            "part": rule.part,
+            "pairs": sorted("/".join(x or "0" for x in sorted(pair)) for pair in rule.pairs),
+            "beside": sorted(rule.symbols),
         }
         for rule in costs.contexts
     ]
@@ -129,14 +131,7 @@ def load_costs(path: str | os.PathLike[str]) -> Costs:
     try:
         weights = {part: _cost(path, f"weights.{part}", value["weights"][part]) for part in PARTS}
         tables = {part: _read_table(path, part, value["tables"][part]) for part in PARTS}
-        contexts = tuple(
-            Context(
-                _cost(path, "contexts.cost", rule["cost"]),
-                frozenset(rule["codas"]),
-                frozenset(map(frozenset, read_pairs(" ".join(rule["nuclei"])))),
-            )
-            for rule in value["contexts"]
-        )
+        contexts = tuple(_read_context(path, rule) for rule in value["contexts"])
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is incomplete or malformed at {error}; write it anew with save_costs."
@@ -151,12 +146,30 @@ def _read_table(
 ) -> dict[Pair, float]:
     table: dict[Pair, float] = {}
     for written, value in listed.items():
-        ((a, b),) = read_pairs(written)
-        for name in (a, b):
-            if name not in SYMBOLS[part]:
-                raise DataError(f"{path}: tables.{part} has no symbol {name!r} (in {written!r}).")
+        a, b = _read_pair(path, part, written)
         table[a, b] = table[b, a] = _cost(path, f"tables.{part}.{written}", value)
     return table
+
+
+def _read_context(path: str | os.PathLike[str], rule: Mapping[str, Any]) -> Context:
+    part = rule["part"]
+    beside = JOINT[part]
+    if not set(rule["beside"]) <= set(SYMBOLS[beside]):
+        raise DataError(f"{path}: contexts has no {beside} {rule['beside']!r}.")
+    return Context(
+        cost=_cost(path, "contexts.cost", rule["cost"]),
+        part=part,
+        pairs=frozenset(frozenset(_read_pair(path, part, x)) for x in rule["pairs"]),
+        beside=beside,
+        symbols=frozenset(rule["beside"]),
+    )
+
+
+def _read_pair(path: str | os.PathLike[str], part: str, written: str) -> Pair:
+    pairs = read_pairs(written)
+    if len(pairs) != 1 or "/" not in written or not set(pairs[0]) <= set(SYMBOLS[part]):
+        raise DataError(f"{path}: {written!r} is no pair of two symbols of {part}, such as n/ng.")
+    return pairs[0]
 
 
 def _cost(path: str | os.PathLike[str], key: str, value: object) -> float:

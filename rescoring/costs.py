@@ -15,6 +15,8 @@ from trunkline.syllable import RIMES, Syllable
 
 DIALECTS = ("any", "north", "centre", "south")
 PARTS = ("onset", "glide", "nucleus", "coda", "tone")
+JOINT = {"onset": "glide", "nucleus": "coda"}
+"""Part -> the part that stands beside it in rules of context."""
 
 _ONSETS = " b ch d đ g gi h k kh l m n ng nh p ph r s t th tr v x"  # the first is none
 
@@ -27,20 +29,33 @@ SYMBOLS: dict[str, tuple[str, ...]] = {
 }
 """Every value that a part of a `Syllable` can have."""
 
+_NUMBERS = {part: {name: number for number, name in enumerate(SYMBOLS[part])} for part in PARTS}
+
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Context:
-    """A cost for two nuclei before one and the same coda, where they merge in some dialect."""
+    """A cost for two symbols of `part` beside one of `symbols`: some dialect merges them there, not everywhere.
+
+    Nuclei merge before a coda (tim and tiêm in the South), onsets before the glide (quan and oan): `part` and `beside`
+    are a pair of `JOINT`.
+    """
 
     cost: float
-    codas: frozenset[str]
-    nuclei: frozenset[frozenset[str]]
+    part: str
+    pairs: frozenset[frozenset[str]]
+    beside: str
+    symbols: frozenset[str]
 
-    def matches(self, coda: str, nucleus_a: str, nucleus_b: str) -> bool:
-        """Tell whether the rule speaks of these nuclei, both before `coda`."""
-        return coda in self.codas and frozenset((nucleus_a, nucleus_b)) in self.nuclei
+    def matches(self, a: Syllable, b: Syllable) -> bool:
+        """Tell whether the rule speaks of these syllables."""
+        beside = getattr(a, self.beside)
+        return (
+            beside == getattr(b, self.beside)
+            and beside in self.symbols
+            and frozenset((getattr(a, self.part), getattr(b, self.part))) in self.pairs
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,22 +70,14 @@ class Costs:
         """Return the unweighted cost of two symbols of one part, in [0, 1]."""
         return 0.0 if a == b else self.tables[part].get((a, b), 1.0)
 
-    def rime(self, nucleus_a: str, coda_a: str, nucleus_b: str, coda_b: str) -> float:
-        """Return the weighted cost of nucleus and coda, with the rules that need both."""
-        nucleus = self.part("nucleus", nucleus_a, nucleus_b)
-        if coda_a == coda_b:
-            fitting = (x.cost for x in self.contexts if x.matches(coda_a, nucleus_a, nucleus_b))
-            nucleus = min(nucleus, *fitting, 1.0)
-        coda = self.part("coda", coda_a, coda_b)
-        return self.weights["nucleus"] * nucleus + self.weights["coda"] * coda
+    def in_context(self, part: str, a: Syllable, b: Syllable) -> float:
+        """Return the unweighted cost of one part of two syllables, with the rules of context."""
+        fitting = (x.cost for x in self.contexts if x.part == part and x.matches(a, b))
+        return min(self.part(part, getattr(a, part), getattr(b, part)), *fitting, 1.0)
 
     def syllables(self, a: Syllable, b: Syllable) -> float:
         """Return the distance of two syllables, in [0, 1]; 0 only when they sound the same everywhere."""
-        rest = sum(
-            self.weights[part] * self.part(part, getattr(a, part), getattr(b, part))
-            for part in ("onset", "glide", "tone")
-        )
-        return rest + self.rime(a.nucleus, a.coda, b.nucleus, b.coda)
+        return sum(self.weights[part] * self.in_context(part, a, b) for part in PARTS)
 
 
 @cache
@@ -88,8 +95,10 @@ def default_costs(dialect: str = "any") -> Costs:
     contexts = tuple(
         Context(
             cost=rule["cost"],
-            codas=frozenset(rule["codas"].split()),
-            nuclei=frozenset(map(frozenset, pairs(rule["nuclei"]))),
+            part=rule["part"],
+            pairs=frozenset(map(frozenset, pairs(rule["pairs"]))),
+            beside=JOINT[rule["part"]],
+            symbols=frozenset(rule["beside"].split()),
         )
         for rule in data["contexts"]
         if dialect == "any" or dialect in rule["dialects"].split()
@@ -143,25 +152,31 @@ class CostMatrices:
     @classmethod
     def of(cls, costs: Costs) -> CostMatrices:
         """Return the tables of `costs`, weighted, in the numbering of `head_number` and `rime_number`."""
-        onset, glide, tone, nucleus, coda = (
-            costs.weights[part] * part_matrix(costs, part)
-            for part in ("onset", "glide", "tone", "nucleus", "coda")
-        )
-        head = _sum_over_products(onset, glide, tone)
-        rime = _sum_over_products(nucleus, coda)
-        codas = len(SYMBOLS["coda"])
-        for rule in costs.contexts:
-            for a, b in itertools.chain(*(itertools.permutations(x, 2) for x in rule.nuclei)):
-                for name in rule.codas:
-                    coda_number = SYMBOLS["coda"].index(name)
-                    place = tuple(SYMBOLS["nucleus"].index(x) * codas + coda_number for x in (a, b))
-                    rime[place] = costs.rime(a, name, b, name)
-        return cls(head.astype(np.float32), rime.astype(np.float32))
+        head = _sum_over_products(_joint(costs, "onset"), _weighted(costs, "tone"))
+        return cls(head.astype(np.float32), _joint(costs, "nucleus").astype(np.float32))
 
 
 def part_matrix(costs: Costs, part: str) -> np.ndarray:
     """Return the unweighted costs of a part as (symbols, symbols), in the order of `SYMBOLS`."""
     return np.array([[costs.part(part, a, b) for b in SYMBOLS[part]] for a in SYMBOLS[part]])
+
+
+def _weighted(costs: Costs, part: str) -> np.ndarray:
+    return costs.weights[part] * part_matrix(costs, part)
+
+
+def _joint(costs: Costs, part: str) -> np.ndarray:
+    """Return the weighted costs of a part and the one beside it, numbered as products of both, with the rules."""
+    beside = JOINT[part]
+    result = _sum_over_products(_weighted(costs, part), _weighted(costs, beside))
+    for rule in costs.contexts:
+        pairs_both_ways = itertools.chain(*(itertools.permutations(x, 2) for x in rule.pairs))
+        for (a, b), symbol in itertools.product(pairs_both_ways, rule.symbols):
+            if rule.part == part:
+                row, column = (_NUMBERS[part][x] * len(_NUMBERS[beside]) for x in (a, b))
+                place = row + _NUMBERS[beside][symbol], column + _NUMBERS[beside][symbol]
+                result[place] = min(result[place], costs.weights[part] * rule.cost)
+    return result
 
 
 def _sum_over_products(*matrices: np.ndarray) -> np.ndarray:
@@ -171,9 +186,6 @@ def _sum_over_products(*matrices: np.ndarray) -> np.ndarray:
         size = len(total) * len(matrix)
         total = (total[:, None, :, None] + matrix[None, :, None, :]).reshape(size, size)
     return total
-
-
-_NUMBERS = {part: {name: number for number, name in enumerate(SYMBOLS[part])} for part in PARTS}
 
 
 def head_number(syllable: Syllable) -> int:

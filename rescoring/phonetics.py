@@ -233,13 +233,7 @@ def _compare(a: str, b: str, dialect: str) -> dict[str, str | float | None]:
     first, second, costs = parse(a), parse(b), default_costs(dialect)
     if first is None or second is None:
         return row | dict.fromkeys(PARTS)
-    parts = {
-        part: costs.weights[part] * costs.part(part, getattr(first, part), getattr(second, part))
-        for part in PARTS
-    }
-    rime = costs.rime(first.nucleus, first.coda, second.nucleus, second.coda)
-    # What a context rule makes cheaper is the nucleus.
-    return row | parts | {"nucleus": rime - parts["coda"]}
+    return row | {x: costs.weights[x] * costs.in_context(x, first, second) for x in PARTS}
 
 
 if __name__ == "__main__":

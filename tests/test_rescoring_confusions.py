@@ -81,7 +81,12 @@ def test_costs_return_from_a_file(tmp_path):
     ("change", "message"),
     [
         (lambda x: x.update(schema="other/1"), "holds no costs of schema"),
-        (lambda x: x["tables"]["onset"].update({"b/ß": 0.5}), "no symbol 'ß'"),
+        (lambda x: x["tables"]["onset"].update({"b/ß": 0.5}), "'b/ß' is no pair of two symbols"),
+        (lambda x: x["tables"]["onset"].update({"b/m n/l": 0.5}), "is no pair of two symbols"),
+        (lambda x: x["contexts"][0].update(pairs=["b"]), "'b' is no pair of two symbols of onset"),
+        (lambda x: x["contexts"][0].update(beside=["ng"]), "no glide .'ng'."),
+        (lambda x: x["contexts"][0].update(part="coda"), "malformed at 'coda'"),
+        (lambda x: x["contexts"][0].update(cost=-1), "contexts.cost must be a number from 0 to 1"),
         (lambda x: x["tables"]["onset"].update({"b/m": 2}), "must be a number from 0 to 1, not 2"),
         (lambda x: x["tables"].pop("tone"), "incomplete or malformed at 'tone'"),
         (lambda x: x["weights"].update(onset=0.9), "weights must sum to 1"),

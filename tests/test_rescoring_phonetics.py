@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 
 SYLLABLES = words(
     "bánh bàn bạn xong sông sô song lan nan năng lăng trâu châu da gia ra va nguyễn nguyển quyển hòa hoà mỡ mở "
-    "lưu liu rượu diệu tim tiêm xoong quý quỷ khuya thuở thủa yêu ích ít pin đắk gì giếng mai may"
+    "lưu liu rượu diệu tim tiêm xoong quan oan quý quỷ khuya thuở thủa yêu ích ít pin đắk gì giếng mai may"
 )
 TOKENS = [*SYLLABLES, "google", "4", "mix", "iphone"]
 
@@ -49,6 +49,8 @@ TOKENS = [*SYLLABLES, "google", "4", "mix", "iphone"]
         ("ba", "la", 0.30),
         ("a", "ha", 0.30 * 0.35),
         ("hoa", "ha", 0.05),
+        ("quan", "oan", 0.30 * 0.10),
+        ("ca", "a", 0.30 * 0.50),
         ("toong", "tong", 0.27 * 0.10),
         ("toong", "tông", 0.27 * 0.25),
         ("tân", "tăn", 0.27 * 0.25),
@@ -113,6 +115,7 @@ def test_what_sounds_alike_is_nearer(anchor, near, far):
         ("mả", "mã", ["centre", "south"]),
         ("lưu", "liu", ["north"]),
         ("tim", "tiêm", ["centre", "south"]),
+        ("quan", "oan", ["centre", "south"]),
     ],
 )
 def test_a_profile_keeps_only_its_own_mergers(a, b, where):
