@@ -73,6 +73,10 @@ class _Memo(NamedTuple):
     positions: Positions
 
 
+MEMOS = 4
+"""Tables that are kept, shared by the views that adapters make of one layer."""
+
+
 class RelativeAttention(nn.Module):
     """Multi-head self-attention over the frames that a `Context` lets each frame see."""
 
@@ -87,7 +91,7 @@ class RelativeAttention(nn.Module):
         self.linear_pos = nn.Linear(dim, dim, bias=False)
         self.pos_bias_u = nn.Parameter(torch.zeros(heads, dim // heads))
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, dim // heads))
-        self._memo: _Memo | None = None
+        self._memos: list[_Memo] = []  # the last used first
 
     def forward(self, frames: Tensor, valid: Tensor, context: Context) -> Tensor:
         """Attend.
@@ -144,10 +148,11 @@ class RelativeAttention(nn.Module):
         # The same objects, and not written to since; a version is how torch itself tells that.
         versions = [None if item.is_inference() else item._version for item in weights]  # noqa: SLF001
         key = (context, self.linear_pos, self.pos_bias_u.dtype, list(map(id, weights)), versions)
-        if self._memo is None or self._memo.key != key or None in versions:
-            table = self._positions(top, -bottom, self.pos_bias_u)
-            self._memo = _Memo(key, weights, table)
-        return self._memo.positions
+        found = next((memo for memo in self._memos if memo.key == key), None)
+        if found is None or None in versions:
+            found = _Memo(key, weights, self._positions(top, -bottom, self.pos_bias_u))
+        self._memos[:] = [found, *(memo for memo in self._memos if memo.key != key)][:MEMOS]
+        return found.positions
 
     def attend_known(
         self,

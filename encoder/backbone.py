@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoder import live, longform
+from encoder import longform
+from encoder.adapters import Adapters
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, BackboneConfig, Context
-from encoder.conformer import Conformer, stacked
+from encoder.conformer import Conformer
 from encoder.encoded import Encoded
 from encoder.features import FeatureStatistics, LogMel
-from encoder.masks import length_mask
+from encoder.shared import Branch, SharedTrunk
 from encoder.state import StreamState
 from trunkline import audio as audio_files
 from trunkline.errors import ConfigError, DataError, UsageError
@@ -103,6 +103,7 @@ class Backbone(nn.Module):
         *,
         context: Context = Context.full(),
         layers: Layers = None,
+        adapters: Adapters | None = None,
     ) -> Encoded:
         """Encode a padded batch of log-mel features; each item gets the frames it would get alone.
 
@@ -111,28 +112,12 @@ class Backbone(nn.Module):
             lengths: (batch,) number of features of each item.
             context: what each frame may see.
             layers: also return these layers (0 the subsampled input, n layer n), or "all" of them.
+            adapters: what bends the encoder, owned by a head; None bends nothing.
 
         Raises:
             ConfigError: shapes, lengths, context or layers that cannot be.
         """
-        context.checked()
-        wanted = self._wanted(layers)
-        mels = self.config.features.num_mels
-        if features.ndim != 3 or features.shape[2] != mels:
-            raise ConfigError(
-                f"features has shape {tuple(features.shape)}; expected (batch, features, {mels})."
-            )
-        if lengths.shape != features.shape[:1] or (
-            len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= features.shape[1]
-        ):
-            raise ConfigError(
-                f"lengths {lengths.tolist()} do not fit features of shape {tuple(features.shape)}; "
-                "give one length per item, from 0 to the batch's."
-            )
-        padding = ~length_mask(lengths, features.shape[1])[..., None]
-        normalised = self.normalise(features).masked_fill(padding, 0.0)
-        frames, frame_lengths, kept = self.conformer(normalised, lengths, context, wanted)
-        return Encoded(frames, frame_lengths, stacked(kept), self.times(frames.shape[1]))
+        return self._alone(adapters, layers).forward(features, lengths, context=context)[0]
 
     def features(self, waveform: Tensor) -> Tensor:
         """Return log-mel features (..., features, mels) of a waveform (..., samples) in [-1, 1]."""
@@ -152,6 +137,7 @@ class Backbone(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         layers: Layers = None,
+        adapters: Adapters | None = None,
     ) -> Encoded: ...
 
     @overload
@@ -162,6 +148,7 @@ class Backbone(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         layers: Layers = None,
+        adapters: Adapters | None = None,
     ) -> list[Encoded]: ...
 
     def encode(
@@ -171,6 +158,7 @@ class Backbone(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         layers: Layers = None,
+        adapters: Adapters | None = None,
     ) -> Encoded | list[Encoded]:
         """Encode a recording: a file, or a waveform (samples,) in [-1, 1] at `sample_rate`; or a list of them.
 
@@ -188,10 +176,10 @@ class Backbone(nn.Module):
                 one voice of finite floats.
             UsageError: a `channel` of a waveform, or full context for more than an hour.
         """
+        trunk = self._alone(adapters, layers)
         if isinstance(audio, list | tuple):
-            return self.encode_batch(audio, channel=channel, context=context, layers=layers)
-        pieces = list(self.encode_blocks(audio, channel=channel, context=context, layers=layers))
-        return self._joined(pieces, sorted(self._wanted(layers)))
+            return [one for (one,) in trunk.encode_batch(audio, channel=channel, context=context)]
+        return trunk.encode(audio, channel=channel, context=context)[0]
 
     def encode_blocks(
         self,
@@ -200,19 +188,16 @@ class Backbone(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         layers: Layers = None,
+        adapters: Adapters | None = None,
         block: int = longform.BLOCK_FRAMES,
     ) -> Iterator[Encoded]:
         """Yield the frames of `encode` piece by piece, in memory that does not grow with the recording.
 
         The pieces do not depend on `block`, the frames of one step, beyond where they are cut. Raises as `encode`.
         """
-        context.checked()
-        if block < 1:
-            raise UsageError(f"A block of {block} frames cannot be; give at least 1.")
-        numbers = sorted(self._wanted(layers))
-        features = longform.waveform_features(self, self._blocks(audio, channel))
-        pieces = longform.encode_tape(self, [features], context, numbers, block)
-        return (piece.encoded for piece in pieces)
+        trunk = self._alone(adapters, layers)
+        pieces = trunk.encode_blocks(audio, channel=channel, context=context, block=block)
+        return (one for (one,) in pieces)
 
     def encode_batch(
         self,
@@ -221,6 +206,7 @@ class Backbone(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         layers: Layers = None,
+        adapters: Adapters | None = None,
         block: int = longform.BLOCK_FRAMES,
     ) -> list[Encoded]:
         """Encode recordings of any lengths together, without padding: an hour and a second cost an hour and a second.
@@ -230,6 +216,7 @@ class Backbone(nn.Module):
             channel: of the files.
             context: what each frame may see.
             layers: also return these layers.
+            adapters: what bends the encoder.
             block: frames that are computed at once, of as many recordings as they hold.
 
         Returns:
@@ -238,25 +225,32 @@ class Backbone(nn.Module):
         Raises:
             DataError, UsageError: as `encode`.
         """
-        context.checked()
-        numbers = sorted(self._wanted(layers))
-        items = list(items)
-        recordings = (self._features_of(item, channel) for item in items)
-        pieces: list[list[Encoded]] = [[] for _ in items]
-        for number, piece in longform.encode_tape(self, recordings, context, numbers, block):
-            pieces[number].append(piece)
-        return [self._joined(found, numbers) for found in pieces]
+        trunk = self._alone(adapters, layers)
+        found = trunk.encode_batch(items, channel=channel, context=context, block=block)
+        return [one for (one,) in found]
 
-    def init_state(self, batch: int, context: Context, *, layers: Layers = None) -> StreamState:
+    def init_state(
+        self,
+        batch: int,
+        context: Context,
+        *,
+        layers: Layers = None,
+        adapters: Adapters | None = None,
+    ) -> StreamState:
         """Return the state of `batch` streams that have not begun.
 
         Raises:
             ConfigError: a context or layers that cannot be, or full context, which no stream has.
         """
-        return live.begin(self, batch, context, self._wanted(layers))
+        return self._alone(adapters, layers).init_state(batch, context)
 
     def step(
-        self, features: Tensor, state: StreamState, lengths: Tensor | None = None
+        self,
+        features: Tensor,
+        state: StreamState,
+        lengths: Tensor | None = None,
+        *,
+        adapters: Adapters | None = None,
     ) -> tuple[Encoded, StreamState]:
         """Feed streams; return the frames that are known now, and the new state.
 
@@ -267,6 +261,7 @@ class Backbone(nn.Module):
             features: (batch, features, mels) log-mel energies, from `step_features` or `features`.
             state: from `init_state`, the step before, or `join_states`.
             lengths: (batch,) features of each stream; all by default, 0 for a stream that is idle.
+            adapters: those that the state was begun with.
 
         Returns:
             Frames (batch, frames, dim) with zeros after each stream's own `lengths`, and `times` (batch, frames).
@@ -276,17 +271,23 @@ class Backbone(nn.Module):
             UsageError: a stream that has been finished, or the state of another backbone.
             DataError: NaN or infinite features.
         """
-        return live.step(self, features, lengths, state)
+        (encoded,), state = self._of(state, adapters).step(features, state, lengths)
+        return encoded, state
 
     def finish(
-        self, state: StreamState, streams: Iterable[int] | None = None
+        self,
+        state: StreamState,
+        streams: Iterable[int] | None = None,
+        *,
+        adapters: Adapters | None = None,
     ) -> tuple[Encoded, StreamState]:
         """End some streams of a batch (all by default): return the frames that waited for more, and the new state.
 
         Raises:
             UsageError: no such stream, or one that has been finished.
         """
-        return live.finish(self, state, streams)
+        (encoded,), state = self._of(state, adapters).finish(state, streams)
+        return encoded, state
 
     @property
     def stream_key(self) -> int:
@@ -296,26 +297,14 @@ class Backbone(nn.Module):
             self._stream_key = int(own[:15], 16)
         return self._stream_key
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Switch dropout off for a while, and leave every module's mode as it was."""
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+    def _alone(self, adapters: Adapters | None, layers: Layers) -> SharedTrunk:
+        return SharedTrunk(self, [Branch(adapters, layers)])
 
-    def _joined(self, pieces: Sequence[Encoded], numbers: Sequence[int]) -> Encoded:
-        if pieces:
-            return longform.joined(self, pieces, numbers)
-        frames = self.feature_mean.new_zeros(1, 0, self.d_model)
-        layers = frames.new_zeros(len(numbers), 1, 0, self.d_model) if numbers else None
-        return Encoded(frames, torch.tensor([0], device=frames.device), layers, self.times(0))
+    def _of(self, state: StreamState, adapters: Adapters | None) -> SharedTrunk:
+        numbers = state.numbers[0].tolist() if len(state.numbers) else []
+        return self._alone(adapters, numbers or None)
 
-    def _features_of(self, item: Audio, channel: int | str | None) -> Iterator[Tensor]:
+    def feature_blocks(self, item: Audio, channel: int | str | None) -> Iterator[Tensor]:
         """Yield blocks of features (features, mels) of what stands in a batch."""
         if isinstance(item, np.ndarray | Tensor) and item.ndim == 2:
             features = torch.as_tensor(item, device=self.feature_mean.device)
@@ -327,9 +316,9 @@ class Backbone(nn.Module):
             if not bool(torch.isfinite(features).all()):
                 raise DataError("The features of an item hold NaN or infinite values.")
             return iter([features])
-        return longform.waveform_features(self, self._blocks(item, channel))
+        return longform.waveform_features(self, self.audio_blocks(item, channel))
 
-    def _blocks(self, audio: Audio, channel: int | str | None) -> Iterator[Tensor]:
+    def audio_blocks(self, audio: Audio, channel: int | str | None) -> Iterator[Tensor]:
         """Yield blocks of samples (samples,) of a recording."""
         if isinstance(audio, str | os.PathLike):
             return map(
@@ -367,7 +356,8 @@ class Backbone(nn.Module):
             raise DataError("The waveform holds NaN or infinite samples.")
         return waveform
 
-    def _wanted(self, layers: Layers) -> Collection[int]:
+    def layer_numbers(self, layers: Layers) -> Collection[int]:
+        """Return the layers that are asked for; raises a ConfigError for those there are none of."""
         if layers is None:
             return ()
         numbers = range(self.num_layers + 1)

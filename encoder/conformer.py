@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from encoder.attention import RelativeAttention
 from encoder.config import BackboneConfig, Context
 from encoder.convolution import ConvolutionModule
 from encoder.masks import length_mask
-from encoder.subsampling import Subsampling, frame_lengths
+from encoder.plan import Plan, make_plan
+from encoder.subsampling import Subsampling, frame_lengths, num_frames
 
 BRANCH_SCALE = 0.1
 """Size of the residual branches in a new backbone, relative to PyTorch's default."""
@@ -109,21 +111,51 @@ class Conformer(nn.Module):
         Returns:
             Frames (batch, frames, dim) with zeros at padding, their lengths, and the wanted layers in rising order.
         """
-        frames = self.embed_dropout(self.embed(features))
-        lengths = frame_lengths(lengths)
-        valid = length_mask(lengths, frames.shape[1])
-        kept = [frames] if 0 in wanted else []
-        for number, layer in enumerate(self.layers, start=1):
-            if frames.shape[1]:
-                frames = layer(frames, valid, context)
-            if number in wanted:
-                kept.append(frames)
-        padding = ~valid[..., None]
-        return (
-            self.after_norm(frames).masked_fill(padding, 0.0),
-            lengths,
-            [layer.masked_fill(padding, 0.0) for layer in kept],
+        lengths, (encoded,) = encode_plan(make_plan([self], [wanted]), features, lengths, context)
+        return encoded.frames, lengths, encoded.layers
+
+
+class WayFrames(NamedTuple):
+    """What one way through the encoder gives: frames (batch, frames, dim), and the layers it has to return."""
+
+    frames: Tensor
+    layers: list[Tensor]
+
+
+def encode_plan(
+    plan: Plan, features: Tensor, lengths: Tensor, context: Context
+) -> tuple[Tensor, list[WayFrames]]:
+    """Encode normalised features in every way of a plan; a layer that ways share runs once.
+
+    Args:
+        plan: from `make_plan`.
+        features: (batch, features, mels), normalised, padded at the end.
+        lengths: (batch,) features of each item.
+        context: what each frame may see.
+
+    Returns:
+        Lengths of the frames (batch,), and what each way gives, with zeros at padding.
+    """
+    lengths = frame_lengths(lengths)
+    valid = length_mask(lengths, num_frames(features.shape[1]))
+    padding = ~valid[..., None]
+    outputs: dict[int, Tensor] = {}
+    for place, (node, done) in enumerate(zip(plan.nodes, plan.last_uses(), strict=True)):
+        if node.number == 0:
+            outputs[place] = plan.dropout(node.module(features))
+        elif valid.shape[1]:
+            outputs[place] = node.module(outputs[node.parent], valid, context)
+        else:
+            outputs[place] = outputs[node.parent]
+        for unneeded in done:
+            del outputs[unneeded]
+    return lengths, [
+        WayFrames(
+            way.norm(outputs[way.path[-1]]).masked_fill(padding, 0.0),
+            [outputs[way.path[number]].masked_fill(padding, 0.0) for number in way.wanted],
         )
+        for way in plan.ways
+    ]
 
 
 def count_parameters(module: nn.Module) -> int:

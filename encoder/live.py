@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from encoder.config import Context
 from encoder.encoded import Encoded
+from encoder.plan import Plan
 from encoder.schedule import given_frames
 from encoder.state import Batch, Sizes, StreamState, new_state, put, stream_numbers, take
 from encoder.streaming import Given, Step, advance, align
@@ -17,12 +19,10 @@ from encoder.subsampling import num_frames
 from trunkline.errors import ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
-    from encoder.backbone import Backbone
+    from encoder.shared import SharedTrunk
 
 
-def begin(
-    backbone: Backbone, batch: int, context: Context, numbers: Collection[int]
-) -> StreamState:
+def begin(trunk: SharedTrunk, batch: int, context: Context) -> StreamState:
     """Return the state of `batch` streams that have not begun; see `Backbone.init_state`."""
     context.checked()
     if context.is_full:
@@ -32,45 +32,50 @@ def begin(
         )
     if batch < 0:
         raise UsageError(f"A batch of {batch} streams cannot be.")
-    mels = backbone.config.features.num_mels
-    like = backbone.conformer.after_norm.weight.detach()
-    return new_state(
-        _sizes(backbone, context), batch, mels, sorted(numbers), backbone.stream_key, like
-    )
+    mels = trunk.backbone.config.features.num_mels
+    like = trunk.backbone.conformer.after_norm.weight.detach()
+    sizes = _sizes(context, trunk.plan())
+    return new_state(sizes, batch, mels, _numbers(trunk), trunk.stream_key, like)
 
 
 def step(
-    backbone: Backbone,
+    trunk: SharedTrunk,
     features: Tensor,
     lengths: Tensor | None,
     state: StreamState,
     ended: Iterable[int] = (),
-) -> tuple[Encoded, StreamState]:
+) -> tuple[list[Encoded], StreamState]:
     """Feed streams, and end some of them; see `Backbone.step`."""
     ended = set(ended)
-    news = _checked(backbone, features, lengths, state, ended)
+    news = _checked(trunk, features, lengths, state, ended)
     if not any(news) and not ended:
-        return _encoded(backbone, state, []), state
-    sizes = _sizes(backbone, Context(*state.context[0].tolist()))
-    received = state.received.tolist()
-    phases: dict[tuple[int, int, bool], list[int]] = {}
-    for place, new in enumerate(news):
-        if new or place in ended:
-            phases.setdefault((sizes.phase(received[place]), new, place in ended), []).append(place)
-    batches = [take(state, places, sizes) for places in phases.values()]
-    normalised = backbone.normalise(features)
-    steps = [
-        Step(batch.strand, normalised[batch.places, :new], last)
-        for batch, (_, new, last) in zip(batches, phases, strict=True)
-    ]
-    with backbone.evaluating():
-        given = advance(backbone.conformer, steps, sizes.context, state.numbers[0].tolist())
-    results = [
-        _Result(batch.places, one, *align(batch.ahead, one))
-        for batch, one in zip(batches, given, strict=True)
-    ]
-    encoded = _encoded(backbone, state, results)
-    kept = [Batch(item.places, item.given.strand, item.ahead) for item in results]
+        return _encoded(trunk, state, []), state
+    with trunk.evaluating():
+        plan = trunk.plan()
+        sizes = _sizes(Context(*state.context[0].tolist()), plan)
+        received = state.received.tolist()
+        phases: dict[tuple[int, int, bool], list[int]] = {}
+        for place, new in enumerate(news):
+            if new or place in ended:
+                phase = (sizes.phase(received[place]), new, place in ended)
+                phases.setdefault(phase, []).append(place)
+        batches = [take(state, places, sizes) for places in phases.values()]
+        normalised = trunk.backbone.normalise(features)
+        steps = [
+            Step(batch.strand, normalised[batch.places, :new], last)
+            for batch, (_, new, last) in zip(batches, phases, strict=True)
+        ]
+        given = advance(plan, steps, sizes.context)
+    results = []
+    for batch, one in zip(batches, given, strict=True):
+        ahead = iter(batch.ahead)
+        aligned = [
+            align(list(islice(ahead, len(numbers))), way)
+            for numbers, way in zip(trunk.numbers, one.ways, strict=True)
+        ]
+        results.append(_Result(batch.places, one, *map(list, zip(*aligned, strict=True))))
+    encoded = _encoded(trunk, state, results)
+    kept = [Batch(item.places, item.given.strand, sum(item.ahead, [])) for item in results]
     added = torch.tensor(news, device=state.received.device)
     return encoded, put(state, kept, added, sorted(ended))
 
@@ -78,49 +83,57 @@ def step(
 class _Result(NamedTuple):
     places: list[int]
     given: Given
-    layers: list[Tensor]
-    ahead: list[Tensor]
+    layers: list[list[Tensor]]
+    """For each branch."""
+    ahead: list[list[Tensor]]
 
 
-def _encoded(backbone: Backbone, state: StreamState, results: list[_Result]) -> Encoded:
-    """Return the frames of all streams of the batch as one padded batch."""
-    batch = len(state.received)
-    device = state.received.device
-    like = backbone.conformer.after_norm.weight.detach()
-    longest = max((result.given.frames.shape[1] for result in results), default=0)
-    dtype = results[0].given.frames.dtype if results else like.dtype
-    frames = torch.zeros(batch, longest, len(like), device=device, dtype=dtype)
-    layers = frames.new_zeros(state.numbers.shape[1], *frames.shape)
-    lengths = torch.zeros(batch, dtype=torch.int64, device=device)
-    for result in results:
-        count = result.given.frames.shape[1]
-        frames[result.places, :count] = result.given.frames
-        lengths[result.places] = count
-        for target, layer in zip(layers, result.layers, strict=True):
-            target[result.places, :count] = layer
-    context, kernel = state.context.tolist(), backbone.config.kernel
+def _encoded(trunk: SharedTrunk, state: StreamState, results: list[_Result]) -> list[Encoded]:
+    """Return the frames of all streams of the batch as one padded batch, for each branch."""
+    context, kernel = state.context.tolist(), trunk.backbone.config.kernel
     firsts = [
-        given_frames(num_frames(received), Context(*limits), kernel, backbone.num_layers)
+        given_frames(num_frames(received), Context(*limits), kernel, trunk.backbone.num_layers)
         for received, limits in zip(state.received.tolist(), context, strict=True)
     ]
-    times = [backbone.times(longest, first) for first in firsts]
-    return Encoded(
-        frames,
-        lengths,
-        layers if len(layers) else None,
-        torch.stack(times) if times else backbone.times(0)[None][:0],
-    )
+    longest = max((result.given.ways[0].frames.shape[1] for result in results), default=0)
+    times = [trunk.backbone.times(longest, first) for first in firsts]
+    clocks = torch.stack(times) if times else trunk.backbone.times(0)[None][:0]
+    lengths = torch.zeros(len(state.received), dtype=torch.int64, device=state.received.device)
+    for result in results:
+        lengths[result.places] = result.given.ways[0].frames.shape[1]
+    encoded = []
+    for branch in range(len(trunk.branches)):
+        frames, layers = _padded(trunk, branch, len(lengths), longest, results)
+        encoded.append(Encoded(frames, lengths, layers, clocks))
+    return encoded
+
+
+def _padded(
+    trunk: SharedTrunk, branch: int, batch: int, longest: int, results: list[_Result]
+) -> tuple[Tensor, Tensor | None]:
+    """Return the frames (batch, longest, dim) of one branch, and its layers (number, batch, longest, dim) or None."""
+    like = trunk.backbone.conformer.after_norm.weight.detach()
+    if results:
+        like = results[0].given.ways[branch].frames
+    frames = like.new_zeros(batch, longest, trunk.backbone.d_model)
+    layers = like.new_zeros(len(trunk.numbers[branch]), *frames.shape)
+    for result in results:
+        given = result.given.ways[branch].frames
+        frames[result.places, : given.shape[1]] = given
+        for target, layer in zip(layers, result.layers[branch], strict=True):
+            target[result.places, : given.shape[1]] = layer
+    return frames, layers if len(layers) else None
 
 
 def _checked(
-    backbone: Backbone,
+    trunk: SharedTrunk,
     features: Tensor,
     lengths: Tensor | None,
     state: StreamState,
     ended: Collection[int],
 ) -> list[int]:
     """Return how many features each stream gets, or raise what is wrong with them."""
-    batch, mels = len(state.received), backbone.config.features.num_mels
+    batch, mels = len(state.received), trunk.backbone.config.features.num_mels
     if features.ndim != 3 or features.shape[0] != batch or features.shape[2] != mels:
         raise ConfigError(
             f"features has shape {tuple(features.shape)}; this state needs ({batch} streams, features, {mels})."
@@ -132,8 +145,13 @@ def _checked(
             f"lengths {lengths.tolist()} do not fit features of shape {tuple(features.shape)}; "
             "give one length per stream, 0 for one that is idle."
         )
-    if any(key != backbone.stream_key for key in state.model.tolist()):
-        raise UsageError("The state belongs to another backbone; begin with this one's init_state.")
+    if any(key != trunk.stream_key for key in state.model.tolist()):
+        raise UsageError(
+            "The state belongs to another backbone or other adapters; begin with this one's init_state, and give the "
+            "same adapters to every step."
+        )
+    if any(numbers != _numbers(trunk) for numbers in state.numbers.tolist()):
+        raise UsageError("The state was begun with other layers; give the same to every step.")
     news = lengths.tolist()
     over = [n for n, done in enumerate(state.finished.tolist()) if done and (news[n] or n in ended)]
     if over:
@@ -147,17 +165,21 @@ def _checked(
 
 
 def finish(
-    backbone: Backbone, state: StreamState, streams: Iterable[int] | None
-) -> tuple[Encoded, StreamState]:
+    trunk: SharedTrunk, state: StreamState, streams: Iterable[int] | None
+) -> tuple[list[Encoded], StreamState]:
     """End streams; see `Backbone.finish`."""
     if streams is None:
         ended = [place for place, done in enumerate(state.finished.tolist()) if not done]
     else:
         ended = stream_numbers(state, streams)
-    mels = backbone.config.features.num_mels
+    mels = trunk.backbone.config.features.num_mels
     nothing = torch.zeros(len(state.received), 0, mels, device=state.received.device)
-    return step(backbone, nothing, None, state, ended)
+    return step(trunk, nothing, None, state, ended)
 
 
-def _sizes(backbone: Backbone, context: Context) -> Sizes:
-    return Sizes(context, backbone.config.kernel, backbone.num_layers)
+def _numbers(trunk: SharedTrunk) -> list[int]:
+    return [number for numbers in trunk.numbers for number in numbers]
+
+
+def _sizes(context: Context, plan: Plan) -> Sizes:
+    return Sizes(context, plan.kernel, tuple(node.number for node in plan.layers))

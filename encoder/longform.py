@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from encoder.config import SUBSAMPLING, Context
+from encoder.conformer import stacked
 from encoder.encoded import Encoded
 from encoder.features import init_features, step_features
 from encoder.streaming import Step, Strand, advance, align, new_strand
@@ -23,6 +24,7 @@ from trunkline.errors import UsageError
 
 if TYPE_CHECKING:
     from encoder.backbone import Backbone
+    from encoder.shared import SharedTrunk
 
 BLOCK_FRAMES = 512
 """Frames of one step: enough for fast matrix products, few enough for the cache."""
@@ -55,23 +57,22 @@ class Piece(NamedTuple):
     """Frames of one recording, which follow those of its piece before."""
 
     recording: int
-    encoded: Encoded
+    encoded: list[Encoded]
+    """For each branch."""
 
 
 def encode_tape(
-    backbone: Backbone,
+    trunk: SharedTrunk,
     recordings: Iterable[Iterable[Tensor]],
     context: Context,
-    numbers: Sequence[int] = (),
     block: int = BLOCK_FRAMES,
 ) -> Iterator[Piece]:
     """Yield the frames of recordings, each given as blocks of features (features, mels), in their order.
 
     Args:
-        backbone: the backbone, in evaluation mode.
+        trunk: the backbone, with the branches to compute.
         recordings: read one after the other, as far as a block needs.
         context: what each frame may see.
-        numbers: layers to return beside the frames, in rising order.
         block: frames of one step.
 
     Raises:
@@ -81,13 +82,13 @@ def encode_tape(
     room = full = SUBSAMPLING * block
     for number, features, last in _cut(recordings):
         if not parts or parts[-1].number != number:
-            parts.append(_Part(number, _Head.of(backbone, numbers)))
+            parts.append(_Part(number, _Place.of(trunk)))
         start = 0
         while features.shape[0] - start >= room:
             parts[-1].features.append(features[start : start + room])
             start += room
             parts[-1].ended = last and start == features.shape[0]
-            yield from _advance(backbone, parts, context, numbers)
+            yield from _advance(trunk, parts, context)
             parts = [part for part in parts[-1:] if not part.ended]
             room = full
         if parts and parts[-1].number == number:
@@ -95,20 +96,22 @@ def encode_tape(
             parts[-1].ended = last
             room -= features.shape[0] - start
     if parts:
-        yield from _advance(backbone, parts, context, numbers)
+        yield from _advance(trunk, parts, context)
 
 
-class _Head(NamedTuple):
+class _Place(NamedTuple):
     """Where a recording is: how many frames were given, what the layers keep, which of their frames are ahead."""
 
     given: int
     strand: Strand
-    ahead: list[Tensor]
+    ahead: list[list[Tensor]]
 
     @classmethod
-    def of(cls, backbone: Backbone, numbers: Sequence[int]) -> _Head:
-        strand = new_strand(backbone.conformer, 1, backbone.config.features.num_mels)
-        return cls(0, strand, [strand.layers[0].waiting] * len(numbers))
+    def of(cls, trunk: SharedTrunk) -> _Place:
+        strand = new_strand(trunk.plan(), 1, trunk.backbone.config.features.num_mels)
+        return cls(
+            0, strand, [[strand.layers[0].waiting] * len(numbers) for numbers in trunk.numbers]
+        )
 
 
 @dataclass
@@ -116,34 +119,32 @@ class _Part:
     """What a block holds of a recording."""
 
     number: int
-    head: _Head
+    place: _Place
     features: list[Tensor] = field(default_factory=list)
     ended: bool = False
 
 
-def _advance(
-    backbone: Backbone, parts: Sequence[_Part], context: Context, numbers: Sequence[int]
-) -> list[Piece]:
+def _advance(trunk: SharedTrunk, parts: Sequence[_Part], context: Context) -> list[Piece]:
     """Take a step with the parts of a block; they are left without features, at where they are then."""
     steps = []
     for part in parts:
-        new = backbone.normalise(torch.cat(part.features))[None]
-        steps.append(Step(part.head.strand, new, part.ended))
-        _check_full(part.head.strand.received + new.shape[1], context)
-    with backbone.evaluating():
-        results = advance(backbone.conformer, steps, context, numbers)
+        new = trunk.backbone.normalise(torch.cat(part.features))[None]
+        steps.append(Step(part.place.strand, new, part.ended))
+        _check_full(part.place.strand.received + new.shape[1], context)
+    with trunk.evaluating():
+        results = advance(trunk.plan(), steps, context)
     pieces = []
     for part, given in zip(parts, results, strict=True):
-        layers, ahead = align(part.head.ahead, given)
-        count = given.frames.shape[1]
-        encoded = Encoded(
-            given.frames,
-            torch.tensor([count], device=given.frames.device),
-            torch.stack(layers) if layers else None,
-            backbone.times(count, part.head.given),
-        )
+        done, count = part.place.given, given.ways[0].frames.shape[1]
+        encoded, ahead = [], []
+        for waiting, way in zip(part.place.ahead, given.ways, strict=True):
+            layers, rest = align(waiting, way)
+            ahead.append(rest)
+            lengths = torch.tensor([count], device=way.frames.device)
+            times = trunk.backbone.times(count, done)
+            encoded.append(Encoded(way.frames, lengths, stacked(layers), times))
         pieces.append(Piece(part.number, encoded))
-        part.head = _Head(part.head.given + count, given.strand, ahead)
+        part.place = _Place(done + count, given.strand, ahead)
         part.features = []
     return pieces
 
@@ -169,14 +170,12 @@ def _cut(recordings: Iterable[Iterable[Tensor]]) -> Iterator[tuple[int, Tensor, 
 
 
 def joined(backbone: Backbone, pieces: Sequence[Encoded], numbers: Sequence[int]) -> Encoded:
-    """Return one recording's pieces as a whole."""
+    """Return one recording's pieces as a whole; no pieces are a recording without frames."""
     if len(pieces) == 1:
         return pieces[0]
-    frames = torch.cat([piece.frames for piece in pieces], dim=1)
-    layers = (
-        torch.cat([piece.layers for piece in pieces if piece.layers is not None], dim=2)
-        if numbers
-        else None
-    )
+    nothing = backbone.feature_mean.new_zeros(1, 0, backbone.d_model)
+    frames = torch.cat([piece.frames for piece in pieces], dim=1) if pieces else nothing
+    layers = [piece.layers for piece in pieces if piece.layers is not None]
+    whole = torch.cat(layers, dim=2) if layers else stacked([nothing] * len(numbers))
     lengths = torch.tensor([frames.shape[1]], device=frames.device)
-    return Encoded(frames, lengths, layers, backbone.times(frames.shape[1]))
+    return Encoded(frames, lengths, whole, backbone.times(frames.shape[1]))

@@ -36,13 +36,13 @@ class StreamState(NamedTuple):
     context: Tensor
     """(batch, 3) chunk, left and right of the context, int64."""
     model: Tensor
-    """(batch,) a number that tells the backbone, int64."""
+    """(batch,) a number that tells the backbone and its adapters, int64."""
     numbers: Tensor
-    """(batch, layers) which layers are returned beside the frames, int64."""
+    """(batch, layers) which layers are returned beside the frames, one way after the other, int64."""
     features: Tensor
     """(batch, 14, mels) those that the next frame is made of, normalised."""
     layers: tuple[LayerState, ...]
-    """What each layer keeps: at most (batch, left + chunk + right - 1, dim) a tensor."""
+    """What each layer of the plan keeps: at most (batch, left + chunk + right - 1, dim) a tensor."""
     ahead: tuple[Tensor, ...]
     """Of each layer that is returned, (batch, frames, dim) that are ahead of the last layer."""
 
@@ -133,7 +133,13 @@ class Sizes(NamedTuple):
 
     context: Context
     kernel: int
-    depth: int
+    numbers: tuple[int, ...]
+    """Number of each layer of the plan: 1, 2, ... where there is one way."""
+
+    @property
+    def depth(self) -> int:
+        """Number of layers of every way."""
+        return max(self.numbers)
 
     def progress(self, received: int) -> list:
         """Return the progress of every layer after so many features."""
@@ -179,8 +185,7 @@ def new_state(
         numbers=rows(numbers),
         features=zeros(WAITING_FEATURES, mels),
         layers=tuple(
-            LayerState(*(zeros(size, dim) for size in sizes.capacities()))
-            for _ in range(sizes.depth)
+            LayerState(*(zeros(size, dim) for size in sizes.capacities())) for _ in sizes.numbers
         ),
         ahead=tuple(zeros(sizes.lead(number), dim) for number in numbers),
     )
@@ -205,8 +210,8 @@ def take(state: StreamState, places: list[int], sizes: Sizes) -> Batch:
 
     found = sizes.progress(received)
     layers = tuple(
-        LayerState(*map(newest, layer, kept_frames(progress, sizes.context, sizes.kernel)))
-        for layer, progress in zip(state.layers, found, strict=True)
+        LayerState(*map(newest, layer, kept_frames(found[n - 1], sizes.context, sizes.kernel)))
+        for layer, n in zip(state.layers, sizes.numbers, strict=True)
     )
     features = newest(state.features, received - SUBSAMPLING * found[0].taken)
     ahead = [

@@ -8,7 +8,7 @@ that wait for the convolution, and its inputs back to half a kernel; nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from encoder.attention import Positions
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING, Context
-from encoder.conformer import Conformer, ConformerLayer
+from encoder.conformer import ConformerLayer
+from encoder.plan import Plan, Way
 from encoder.schedule import Progress, all_progress
 from encoder.subsampling import Subsampling, num_frames
 
@@ -46,6 +47,7 @@ class Strand(NamedTuple):
     features: Tensor
     """(batch, features, mels), normalised: those that the next frame is made of."""
     layers: tuple[LayerState, ...]
+    """One for each layer of the plan."""
 
 
 class Step(NamedTuple):
@@ -58,75 +60,93 @@ class Step(NamedTuple):
     """Whether nothing will follow, so that nothing is waited for."""
 
 
+class WayGiven(NamedTuple):
+    """What one way through the encoder gives."""
+
+    frames: Tensor
+    """(batch, frames, dim), of the last layer."""
+    layers: list[Tensor]
+    """The same of each layer asked for, in rising order, which may be ahead of the last one."""
+
+
 class Given(NamedTuple):
     """What a strand gives back."""
 
     strand: Strand
-    frames: Tensor
-    """(batch, frames, dim), of the last layer."""
-    layers: dict[int, Tensor]
-    """The same of each layer asked for, which may be ahead of the last one."""
+    ways: list[WayGiven]
 
 
-def new_strand(conformer: Conformer, batch: int, mels: int) -> Strand:
+def new_strand(plan: Plan, batch: int, mels: int) -> Strand:
     """Return streams that have not begun."""
-    like = conformer.after_norm.weight
+    like = plan.ways[0].norm.weight
     nothing = like.new_zeros(batch, 0, like.shape[0])
-    layers = tuple(LayerState(*[nothing] * 5) for _ in conformer.layers)
+    layers = tuple(LayerState(*[nothing] * 5) for _ in plan.layers)
     return Strand(0, like.new_zeros(batch, 0, mels), layers)
 
 
 @torch.no_grad()
-def advance(
-    conformer: Conformer, steps: Sequence[Step], context: Context, wanted: Collection[int] = ()
-) -> list[Given]:
-    """Take a step with strands of any ages; each gets the frames it would get alone.
+def advance(plan: Plan, steps: Sequence[Step], context: Context) -> list[Given]:
+    """Take a step with strands of any ages, in every way of a plan; each gets the frames it would get alone.
 
     Args:
-        conformer: the encoder, in evaluation mode.
+        plan: the encoder, or views of it, in evaluation mode.
         steps: a strand and its new features each.
         context: what each frame may see.
-        wanted: layers to return: 0 is the subsampled input, n the output of layer n.
     """
-    kernel, depth = conformer.kernel, len(conformer.layers)
     before = [
-        all_progress(num_frames(step.strand.received), context, kernel, depth) for step in steps
+        all_progress(num_frames(step.strand.received), context, plan.kernel, plan.depth)
+        for step in steps
     ]
     received = [step.strand.received + step.features.shape[1] for step in steps]
     after = [
-        all_progress(num_frames(total), context, kernel, depth, step.ended)
+        all_progress(num_frames(total), context, plan.kernel, plan.depth, step.ended)
         for total, step in zip(received, steps, strict=True)
     ]
     features = [_join(step.strand.features, step.features) for step in steps]
     new = [now[0].taken - then[0].taken for now, then in zip(after, before, strict=True)]
-    frames = _subsample(conformer.embed, features, new)
     rest = [item[:, count * SUBSAMPLING :] for item, count in zip(features, new, strict=True)]
-    outputs = {0: frames} if 0 in wanted else {}
+    outputs: dict[int, list[Tensor]] = {}
     kept: list[list[LayerState]] = [[] for _ in steps]
-    for number, layer in enumerate(conformer.layers, start=1):
-        assert isinstance(layer, ConformerLayer)
-        parts = [
-            _Part(new, step.strand.layers[number - 1], then[number - 1], now[number - 1])
-            for new, step, then, now in zip(frames, steps, before, after, strict=True)
-        ]
-        frames, states = _advance_layer(layer, parts, context)
-        for states_of_step, state in zip(kept, states, strict=True):
-            states_of_step.append(state)
-        if number in wanted:
-            outputs[number] = frames
-    rows, unpack = _packed(frames)
-    normed = unpack(_in_blocks(conformer.after_norm, rows))
+    for place, (node, done) in enumerate(zip(plan.nodes, plan.last_uses(), strict=True)):
+        if node.number == 0:
+            assert isinstance(node.module, Subsampling)
+            outputs[place] = _subsample(node.module, features, new)
+        else:
+            assert isinstance(node.module, ConformerLayer)
+            parts = [
+                _Part(
+                    frames,
+                    step.strand.layers[len(states)],
+                    then[node.number - 1],
+                    now[node.number - 1],
+                )
+                for frames, step, states, then, now in zip(
+                    outputs[node.parent], steps, kept, before, after, strict=True
+                )
+            ]
+            outputs[place], states_now = _advance_layer(node.module, parts, context)
+            for states, state in zip(kept, states_now, strict=True):
+                states.append(state)
+        for unneeded in done:
+            del outputs[unneeded]
+    ways = [_given(way, outputs) for way in plan.ways]
     return [
-        Given(
-            Strand(received[n], rest[n], tuple(kept[n])),
-            normed[n],
-            {number: layer[n] for number, layer in outputs.items()},
-        )
+        Given(Strand(received[n], rest[n], tuple(kept[n])), [way[n] for way in ways])
         for n in range(len(steps))
     ]
 
 
-def align(ahead: Sequence[Tensor], given: Given) -> tuple[list[Tensor], list[Tensor]]:
+def _given(way: Way, outputs: Mapping[int, list[Tensor]]) -> list[WayGiven]:
+    """Return what one way gives each strand."""
+    rows, unpack = _packed(outputs[way.path[-1]])
+    layers = [outputs[way.path[number]] for number in way.wanted]
+    return [
+        WayGiven(frames, [layer[n] for layer in layers])
+        for n, frames in enumerate(unpack(_in_blocks(way.norm, rows)))
+    ]
+
+
+def align(ahead: Sequence[Tensor], given: WayGiven) -> tuple[list[Tensor], list[Tensor]]:
     """Return the asked-for layers of the frames that are given back, in rising order, and what is ahead of them.
 
     Args:
@@ -134,10 +154,7 @@ def align(ahead: Sequence[Tensor], given: Given) -> tuple[list[Tensor], list[Ten
         given: what the step gave.
     """
     count = given.frames.shape[1]
-    layers = [
-        _join(waiting, given.layers[number])
-        for waiting, number in zip(ahead, sorted(given.layers), strict=True)
-    ]
+    layers = [_join(waiting, new) for waiting, new in zip(ahead, given.layers, strict=True)]
     return [layer[:, :count] for layer in layers], [layer[:, count:] for layer in layers]
 
 

@@ -313,7 +313,7 @@ class PooledHead(Head):
 
     def finish(self, state: Any) -> Any:
         """Return the output for everything the streams have said."""
-        return self.classify(self.pool.finish(state), state.count)
+        return self.classify(self.pool.finish(state), state.lengths)
 
 
 def join_encoded(pieces: Sequence[Encoded], dim: int, layers: int) -> Encoded:

@@ -23,7 +23,7 @@ SMALLEST_VARIANCE = 1e-5
 class PoolState(NamedTuple):
     """What is known of a batch of turns so far; weights are relative to the highest score, as in an online softmax."""
 
-    count: Tensor
+    lengths: Tensor
     """(batch,) frames, int64."""
     highest: Tensor
     """(batch, 1) largest attention score; (batch, dim) largest value for "max"."""
@@ -77,13 +77,13 @@ class Pooling(nn.Module):
         """Return the sums with these frames (batch, frames, dim) of `lengths` (batch,) taken in, in float32."""
         state = PoolState(*(tensor.to(frames.device) for tensor in state))
         valid = length_mask(lengths, frames.shape[1])[..., None]
-        count = state.count + lengths
+        total = state.lengths + lengths
         if not frames.shape[1]:
             return state
         frames = frames.float()
         if self.name == "max":
             highest = frames.masked_fill(~valid, -math.inf).amax(1)
-            return state._replace(count=count, highest=torch.maximum(state.highest, highest))
+            return state._replace(lengths=total, highest=torch.maximum(state.highest, highest))
         scores = (
             frames.new_zeros(*frames.shape[:2], 1) if self.score is None else self.score(frames)
         )
@@ -93,7 +93,7 @@ class Pooling(nn.Module):
         pivot = highest.masked_fill(highest.isinf(), 0.0)
         weights = (scores - pivot[:, None]).exp()
         decay = (state.highest - pivot).exp()
-        known = state._replace(count=count, highest=highest)
+        known = state._replace(lengths=total, highest=highest)
         return _merged(known, decay, frames.masked_fill(~valid, 0.0), weights)
 
     def finish(self, state: PoolState) -> Tensor:
