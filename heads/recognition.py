@@ -24,7 +24,7 @@ from heads.decoding import BeamOptions, Transcript
 from heads.head import Head, HeadLabels, HeadOptions, TrunkSpec
 from trunkline.errors import ConfigError, DataError, TrainingError
 from trunkline.log import get_logger
-from trunkline.tokenizer import KINDS, Tokenizer, load_tokenizer, train_tokenizer
+from trunkline.tokenizer import KINDS, load_tokenizer, train_tokenizer
 from trunkline.tokenizer.base import from_dict
 
 logger = get_logger(__name__)
