@@ -26,7 +26,7 @@ def rescoring_parts(found: Mapping[str, Any]) -> Iterator[str | Rows]:
 
 
 def report_parts(title: str, report: Mapping[str, Any]) -> Iterator[str | Rows]:
-    """Yield a benchmark's report: its figures as one table, then its own tables."""
+    """Yield a benchmark's report: its figures as one table, then its own tables, those of its parts included."""
     yield f"## {title}"
     figures = [
         {"figure": name.replace("_", " "), "value": _short(value)}
@@ -35,7 +35,7 @@ def report_parts(title: str, report: Mapping[str, Any]) -> Iterator[str | Rows]:
     ]
     if figures:
         yield figures
-    for name, rows in report.get("tables", {}).items():
+    for name, rows in _tables(report):
         yield f"{name}:"
         yield [{column: _short(value) for column, value in row.items()} for row in rows]
 
@@ -132,6 +132,13 @@ def _flat(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}: ")
         elif not isinstance(value, Mapping):
             yield f"{prefix}{name}", value
+
+
+def _tables(report: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
+    yield from report.get("tables", {}).items()
+    for name, value in report.items():
+        if isinstance(value, Mapping) and name != "tables":
+            yield from _tables(value)
 
 
 def _short(value: Any) -> Any:
