@@ -227,13 +227,6 @@ class ClassificationHead(PooledHead):
         self.calibration = found
         return found
 
-    def over_call(self, turns: Iterable[Encoded]) -> Classification:
-        """Return the output for a call from its turns' frames, in order, as if they were one recording."""
-        state: PoolState | None = None
-        for turn in turns:
-            state = self.step(turn, state or self.init_state(len(turn.lengths)))[1]
-        return self.finish(state or self.init_state(1))
-
     def is_right(self, answer: Answer | None, label: Any) -> bool:
         """Return whether an answer of `decode` equals a raw label."""
         return answer == read_answer(label, self.options.task)

@@ -15,6 +15,7 @@ from heads.calibration import abstain_threshold, fit_llr, fit_temperature
 from heads.classification import ClassificationOptions, IntentHead, SentimentHead
 from heads.head import HeadLabels, TrunkSpec
 from heads.label_space import LabelSpace
+from heads.predict import over_call
 from trunkline.errors import ConfigError, DataError, UsageError
 
 TRUNK = TrunkSpec(dim=12, num_layers=2, frame_shift=0.08, sample_rate=8000)
@@ -177,7 +178,7 @@ def test_a_call_is_pooled_from_its_turns_as_if_it_were_one_recording(turns, pool
     whole = encoded(max(total, 1))._replace(lengths=torch.tensor([total]))
     ends = np.cumsum([0, *turns])
     parts = [cut_frames(whole, low, high) for low, high in zip(ends, ends[1:], strict=False)]
-    over = head.over_call(parts)
+    over = over_call(head, parts)
     torch.testing.assert_close(over.logits, head(whole).logits, atol=1e-5, rtol=1e-5)
     assert over.lengths.tolist() == [total]
 
@@ -313,3 +314,10 @@ def test_a_label_space_reads_back_what_it_encodes(labels):
     for label, row in zip(labels, space.targets(labels).tolist(), strict=True):
         places = [group[index] for group, index in zip(space.groups.values(), row, strict=True)]
         assert space.answer(places) == {slot: value for slot, value in label.items() if value}
+
+
+def test_the_commonest_answer_is_that_of_training():
+    assert LabelSpace.of_labels("classes", INTENTS).commonest() == "pay"
+    assert LabelSpace.of_labels("labels", [["a", "b"], ["a"], ["c"]]).commonest() == ("a",)
+    orders = [*ORDERS, {"drink": "tea"}]
+    assert LabelSpace.of_labels("slots", orders).commonest() == {"drink": "tea"}
