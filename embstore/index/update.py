@@ -201,16 +201,10 @@ def merge(store: EmbeddingStore, name: str, sources: Sequence[str]) -> IndexInfo
 
 def _join(index: Any, other: Any, first_id: int, info: IndexInfo) -> None:
     try:
-        if isinstance(index, faiss.IndexIVF):
-            index.check_compatible_for_merge(other)
-            ours, theirs = (faiss.downcast_index(each.quantizer) for each in (index, other))
-            if not np.array_equal(
-                ours.reconstruct_n(0, ours.ntotal), theirs.reconstruct_n(0, theirs.ntotal)
-            ):
-                raise UsageError(
-                    f"{info.name!r} was trained on other vectors than the first; build all shards of one and the same "
-                    "store, with the same --seed."
-                )
+        index.check_compatible_for_merge(other)  # also that both were trained on the same vectors
         index.merge_from(other, first_id)
     except RuntimeError as error:
-        raise UsageError(f"Indexes of kind {info.kind} cannot be merged: {error}.") from error
+        raise UsageError(
+            f"{info.name!r} does not fit the indexes before it. Build all shards of one and the same store, of one "
+            f"--kind and with the same --seed. FAISS says: {str(error).rpartition(': ')[2]}"
+        ) from error
