@@ -171,7 +171,7 @@ def milliseconds(model: LanguageModel, lists: list[list[str]]) -> float:
 
 
 def mixture_rows(news: ArpaLM) -> list[dict[str, Any]]:
-    """Return perplexities on read sentences of VIVOS of news, of VIVOS, and of both, the weight tuned on the dev half."""
+    """Return perplexities of news, VIVOS and both on half of VIVOS test; the other half tunes the mixture's weight."""
     path = DATA / "vi_vivos_text" / "vivos_text.jsonl.xz"
     with lzma.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
