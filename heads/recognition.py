@@ -97,13 +97,20 @@ class RecognitionHead(Head):
         self._named: set[str] = set()
 
     @classmethod
+    def text_of(cls, label: Any) -> str:
+        """Return the text of a label; a DataError names one that has none."""
+        if not isinstance(label, str):
+            raise DataError(f"A transcript must be a string, not {label!r}.")
+        return label
+
+    @classmethod
     def prepare(cls, options: RecognitionOptions, labels: Iterable[Any]) -> HeadLabels:
         """Return the tokenizer that the options name, or one made from the training texts.
 
         Raises:
             DataError: a label is no text, or no text holds a word. ConfigError: an unknown kind.
         """
-        texts = [checked_text(label) for label in labels]
+        texts = [cls.text_of(label) for label in labels]
         wanted = options.tokenizer
         if wanted.path is not None:
             return HeadLabels(tokenizer=load_tokenizer(wanted.path).to_dict())
@@ -117,11 +124,11 @@ class RecognitionHead(Head):
         total = unknown = 0
         examples: dict[str, None] = {}
         for label in labels:
-            ids = self.tokenizer.encode(checked_text(label))
+            ids = self.tokenizer.encode(self.text_of(label))
             total += len(ids)
             if found := ids.count(self.tokenizer.unk):
                 unknown += found
-                examples[str(label)] = None
+                examples[self.text_of(label)] = None
         if not unknown:
             return
         shown = ", ".join(repr(text) for text in list(examples)[:_SHOWN])
@@ -134,7 +141,7 @@ class RecognitionHead(Head):
 
     def targets(self, labels: Sequence[Any]) -> list[list[int]]:
         """Return the token ids of each text."""
-        return [self.tokenizer.encode(checked_text(label)) for label in labels]
+        return [self.tokenizer.encode(self.text_of(label)) for label in labels]
 
     def too_long(self, output: Any, labels: Sequence[Any]) -> list[int]:
         """Return the places of the items whose transcript needs more frames than they have."""
@@ -183,7 +190,7 @@ class RecognitionHead(Head):
         for output in batches:
             for item, nbest in enumerate(self.search(output)):
                 spans, posteriors, log_probs = self._words(output, item, nbest)
-                truth = " ".join(checked_text(next(references)).split()).split()
+                truth = self.text_of(next(references)).split()
                 found.append((posteriors, log_probs, matches([x.word for x in spans], truth)))
         posteriors, log_probs, correct = (np.concatenate(x) for x in zip(*found, strict=True))
         fitted = fit_word_calibration(posteriors, log_probs, correct)
@@ -215,7 +222,7 @@ class RecognitionHead(Head):
     def _name(self, labels: Sequence[Any], items: Sequence[int], lengths: Sequence[int]) -> None:
         """Name transcripts that are too long for their audio, each once; stop where the options say so."""
         for item in items:
-            text = str(labels[item])
+            text = self.text_of(labels[item])
             told = (
                 f"the transcript {text!r} needs {frames_needed(self.tokenizer.encode(text))} frames, its audio has "
                 f"{lengths[item]}"
@@ -224,14 +231,7 @@ class RecognitionHead(Head):
                 raise TrainingError(f"{self.kind}: {told}; correct it, or set too_long=leave_out.")
             if text not in self._named:
                 self._named.add(text)
-                logger.warning("%s: %s; it is left out of the loss.", self.kind, told)
-
-
-def checked_text(label: Any) -> str:
-    """Return a label that is text; a DataError names another."""
-    if not isinstance(label, str):
-        raise DataError(f"A transcript must be a string, not {label!r}.")
-    return label
+                logger.warning("%s: %s; it is left out of the CTC loss.", self.kind, told)
 
 
 def frame_times(encoded: Encoded) -> Tensor:

@@ -16,6 +16,7 @@ GROUP = "trunkline.heads"
 
 # Our own heads by name -> the module that registers them, imported when the name is asked for.
 OWN: dict[str, str] = {
+    "aed": "heads.aed",
     "ctc": "heads.ctc",
     "intent": "heads.classification",
     "sentiment": "heads.classification",
