@@ -283,8 +283,7 @@ def encode(
     device = backbone.feature_mean.device
     lengths = torch.tensor([len(item) for item in features], device=device)
     padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(device)
-    with backbone.evaluating():
-        return backbone(padded, lengths, context=context, layers=tuple(layers) or None)
+    return backbone.eval()(padded, lengths, context=context, layers=tuple(layers) or None)
 
 
 def fault(cut: Cut, error: Exception) -> dict[str, Any]:
