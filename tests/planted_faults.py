@@ -1,11 +1,14 @@
 """A small corpus of made two-channel calls with one planted fault of every kind, each in a file of its own.
 
-`plant(folder)` writes it and returns which files are clean and which fault each other file has.
+`plant(folder)` writes it and returns which files are clean and which fault each other file has;
+`plant(folder, demo=...)` plants the same faults among the calls of `examples.synth_calls`.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -55,14 +58,15 @@ def call(seed: int, seconds: float = 8.0, rate: int = RATE) -> np.ndarray:
     return np.stack([sides[0] * first + noise[0], sides[1] * ~first + noise[1]], 1).astype("f4")
 
 
-def plant(folder: Path, clean: int = 6) -> Planted:
-    """Write the corpus into a folder that does not exist yet."""
+def plant(folder: Path, clean: int = 6, demo: Path | None = None) -> Planted:
+    """Write the corpus into a folder that does not exist yet; its clean calls are made, or the demo's."""
     folder.mkdir(parents=True)
     faults: dict[str, set[str]] = {}
-    for number in range(clean):
-        soundfile.write(folder / f"clean {number} ☎.wav", call(number), RATE, subtype="ULAW")
-        (folder / f"clean {number} ☎.txt").write_text(TEXT, encoding="utf-8")
-    names = [f"clean {number} ☎.wav" for number in range(clean)]
+    names = _raw(demo, folder) if demo else [f"clean {number} ☎.wav" for number in range(clean)]
+    if not demo:
+        for number, name in enumerate(names):
+            soundfile.write(folder / name, call(number), RATE, subtype="ULAW")
+            (folder / name).with_suffix(".txt").write_text(TEXT, encoding="utf-8")
 
     def write(name: str, kind: str, samples: np.ndarray, rate: int = RATE, **how) -> Path:
         path = folder / name
@@ -72,9 +76,25 @@ def plant(folder: Path, clean: int = 6) -> Planted:
         return path
 
     _plant_audio(folder, faults, write)
+    original = soundfile.read(folder / names[0])[0]
+    write("the same again.flac", "duplicate", original)
     _plant_transcripts(faults, write)
     _plant_names(folder, faults, write)
     return Planted(names, faults)
+
+
+def _raw(demo: Path, folder: Path) -> list[str]:
+    """Copy the demo's calls as they come from a recorder: a file a call, each party's words beside it."""
+    said: dict[str, dict[str, list[str]]] = {}
+    for line in (demo / "turns.jsonl").read_text(encoding="utf-8").splitlines():
+        turn = json.loads(line)
+        sides = said.setdefault(Path(turn["audio_filepath"]).name, {})
+        sides.setdefault(turn["channel"], []).append(turn["text"])
+    for name, sides in said.items():
+        shutil.copy(demo / "audio" / name, folder)
+        for side, turns in sides.items():
+            (folder / name).with_suffix(f".{side}.txt").write_text("\n".join(turns), "utf-8")
+    return sorted(said)
 
 
 def _plant_audio(folder: Path, faults: dict[str, set[str]], write) -> None:
@@ -109,8 +129,6 @@ def _plant_audio(folder: Path, faults: dict[str, set[str]], write) -> None:
     leaked = both.copy()
     leaked[40:, 1] += 0.15 * both[:-40, 0]
     write("crosstalk.wav", "crosstalk", leaked)
-    original = soundfile.read(folder / "clean 0 ☎.wav")[0]
-    write("the same again.flac", "duplicate", original)
 
 
 def _plant_transcripts(faults: dict[str, set[str]], write) -> None:
