@@ -121,16 +121,26 @@ class Int8Linear(_Fixed):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (..., outputs) for (..., inputs)."""
-        rows = _rows(inputs, self.in_features).float()  # bfloat16 has too few digits for the sum
+        rows = _rows(inputs, self.in_features)
         if not len(rows):
             return inputs.new_zeros(*inputs.shape[:-1], self.out_features)
-        scaled = torch.add(self.half_above_zero, rows, alpha=1 / self.scale)
-        rounded = scaled.clamp_(0, 255).to(torch.uint8)
-        output = torch.ops.onednn.qlinear_pointwise(
-            *(rounded, self.scale, self.zero, self.weight, self.scales, self.zeros, self.bias),
-            *(1.0, 0, self.dtype, self.activation, [], ""),
+        return self.product(self.rounded(rows)).unflatten(0, inputs.shape[:-1])
+
+    def rounded(self, rows: Tensor) -> Tensor:
+        """Return inputs (rows, inputs) as bytes."""
+        # bfloat16 has too few digits for the sum.
+        scaled = torch.add(self.half_above_zero, rows.float(), alpha=1 / self.scale)
+        return scaled.clamp_(0, 255).to(torch.uint8)
+
+    def product(self, rounded: Tensor, then: Int8Linear | None = None) -> Tensor:
+        """Return outputs (rows, outputs) of bytes (rows, inputs): as `dtype`, or as the bytes that `then` takes."""
+        scale, zero, dtype = (
+            (1.0, 0, self.dtype) if then is None else (then.scale, then.zero, torch.uint8)
         )
-        return output.unflatten(0, inputs.shape[:-1])
+        return torch.ops.onednn.qlinear_pointwise(
+            *(rounded, self.scale, self.zero, self.weight, self.scales, self.zeros, self.bias),
+            *(scale, zero, dtype, self.activation, [], ""),
+        )
 
 
 class PackedFeedForward(nn.Module):
@@ -142,6 +152,11 @@ class PackedFeedForward(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return (..., dim) for frames (..., dim)."""
+        if isinstance(self.w_1, Int8Linear) and isinstance(self.w_2, Int8Linear) and frames.numel():
+            rows = self.w_1.rounded(_rows(frames, self.w_1.in_features))
+            # The wide hidden frames stay bytes: rounding them apart takes as long as the product.
+            hidden = self.w_1.product(rows, then=self.w_2)
+            return self.w_2.product(hidden).unflatten(0, frames.shape[:-1])
         return self.w_2(self.w_1(frames))
 
 
