@@ -23,7 +23,10 @@ from embstore.state import Commit, State, StoredFile, is_speaker, npy_name, spli
 from embstore.storage import Staged, failpoint
 from embstore.store import EmbeddingStore
 from embstore.tables import Keep, rewritten, without
-from trunkline.errors import DataError
+from trunkline import log
+from trunkline.errors import DataError, UsageError
+
+logger = log.get_logger(__name__)
 
 DERIVED = "derived"
 """The folder of pages, plots and clusters: made from vectors, and made again from them."""
@@ -273,12 +276,21 @@ def _clean_errors(store: EmbeddingStore, keys: set[bytes], removed: Removed) -> 
 
 
 def _clean_derived(store: EmbeddingStore, removed: Removed) -> None:
-    """Take what is not live any more out of every index; remove what else was made from vectors."""
+    """Bring every index up to date, which takes out what is not live; remove what else was made from vectors."""
     shutil.rmtree(store.path / DERIVED, ignore_errors=True)
-    if any((store.path / "index").glob("*")):
-        from embstore.index import remove_erased
+    for folder in sorted((store.path / "index").glob("*/")):
+        from embstore.index.update import update
 
-        removed.indexes += [name for name in remove_erased(store) if name not in removed.indexes]
+        for half in folder.glob(".*"):  # written by a run that was killed, of rows that may be gone
+            shutil.rmtree(half, ignore_errors=True)
+        try:
+            changed = bool(update(store, folder.name)["removed"])
+        except (DataError, UsageError) as error:
+            logger.warning("The index %s is deleted; build it again. %s", folder.name, error)
+            shutil.rmtree(folder, ignore_errors=True)
+            changed = True
+        if changed and folder.name not in removed.indexes:
+            removed.indexes.append(folder.name)
 
 
 def _add(removed: Removed, found: Removed, files: int) -> None:

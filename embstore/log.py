@@ -53,15 +53,15 @@ class CommitLog:
         checkpoints = [name for name in names if name.endswith(".checkpoint.parquet")]
         for name in reversed(checkpoints):
             try:
-                self.state = self._read_checkpoint(name)
+                self.state = self.read_checkpoint(name)
                 break
             except (pa.ArrowException, OSError, KeyError) as error:
                 logger.warning("%s cannot be read (%s); the entries before it are.", name, error)
         self.refresh()
 
-    def refresh(self) -> None:
-        """Read the entries that others have added."""
-        while True:
+    def refresh(self, until: int | None = None) -> None:
+        """Read the entries that others have added, or those up to a version."""
+        while until is None or self.state.version < until:
             name = entry_name(self.state.version + 1)
             try:
                 text = self.storage.read(name)
@@ -157,7 +157,8 @@ class CommitLog:
             f"{LOG}/{self.state.version:010d}.checkpoint.parquet", to_checkpoint(self.state)
         )
 
-    def _read_checkpoint(self, name: str) -> State:
+    def read_checkpoint(self, name: str) -> State:
+        """Return the state that a checkpoint holds."""
         table = pq.read_table(
             pa.BufferReader(self.storage.read(name)), page_checksum_verification=True
         )

@@ -79,7 +79,7 @@ _ADDED["float32"] = pa.float32()
 
 @dataclass(frozen=True)
 class Space:
-    """Which vectors these are; two spaces are the same when all but `columns` and `about` are.
+    """Which vectors these are; two spaces are the same when all but `columns`, `settings` and `about` are.
 
     `context` is written "64,128,128" or "full"; `layer` is "last" (normalised), a number, or "mix".
     """
@@ -99,6 +99,8 @@ class Space:
     """Seconds from the start of a cut to the centre of its first frame."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Further columns of calls, pooled and segments (`meta_*` and those of heads): name to type."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What else all of its cuts have in common, such as how segments are cut."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """For people: name of the backbone, version of the toolkit, licence of the weights."""
 
@@ -156,7 +158,7 @@ class Space:
         return space
 
 
-_NO_IDENTITY = ("columns", "about")
+_NO_IDENTITY = ("columns", "settings", "about")
 
 
 def schema_of(table: str, space: Space | None = None) -> pa.Schema:

@@ -57,11 +57,13 @@ class Spaces:
         if space.name not in self._known and not self._storage.create(name, data.encode()):
             self._known[space.name] = self._read(name)
         known = self._known.setdefault(space.name, space)
-        if dict(known.columns) != dict(space.columns):
-            raise UsageError(
-                f"{known.name} has the further columns {_listed(known)}, not {_listed(space)}; ask for the same "
-                "ones, or write another store."
-            )
+        for what in ("columns", "settings"):
+            there, asked = dict(getattr(known, what)), dict(getattr(space, what))
+            if there != asked:
+                raise UsageError(
+                    f"{self._path}: the space {known.name} was begun with the {what} {_listed(there)}, not "
+                    f"{_listed(asked)}. Ask for the same, or write another store."
+                )
         return known
 
     def _read(self, name: str) -> Space:
@@ -80,5 +82,5 @@ def describe(space: Space) -> str:
     )
 
 
-def _listed(space: Space) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in sorted(space.columns.items())) or "none"
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(values.items())) or "none"

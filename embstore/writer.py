@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +20,10 @@ from embstore.schema import (
     schema_of,
     vector_column,
 )
+from embstore.sinks import FramesSink, NpySink
 from embstore.state import KEY, Commit, State, StoredFile
-from embstore.storage import Staged, writing
+from embstore.storage import Staged
 from embstore.tables import TableWriter, part_name, rewritten, without
-from trunkline.checkpoint import sha256_file
 from trunkline.errors import DataError, UsageError
 
 
@@ -87,6 +86,7 @@ class Shard:
         self._speakers: dict[bytes, bytes] = {}
         self._files: list[tuple[StoredFile, Staged]] = []
         self._owners: dict[str, bytes] = {}
+        self._spoiled: dict[str, set[bytes]] = {}
 
     def __enter__(self) -> Shard:
         return self
@@ -109,7 +109,11 @@ class Shard:
         begin = round(record.start * 1000)
         n_frames = record.n_frames
         if record.frames is not None:
-            n_frames = self._add_frames(space, own, begin, record.frames)
+            sink = self.frames(space, record.call_id, cut_id, record.channel, record.start)
+            whole = isinstance(record.frames, np.ndarray)
+            for piece in [record.frames] if whole else record.frames:
+                sink.write(piece)
+            n_frames = sink.count
         shared = {
             "start_ms": begin, "duration_ms": round(record.duration * 1000), "n_frames": n_frames,
             "sample_rate": space.sample_rate, "speaker": record.speaker, "file": record.file,
@@ -152,8 +156,8 @@ class Shard:
     def write(
         self,
         table: str,
-        space: Space,
-        columns: Mapping[str, Sequence[Any] | np.ndarray | pa.Array],
+        space: Space | None,
+        columns: Mapping[str, Any],
         vectors: np.ndarray | None = None,
     ) -> None:
         """Add rows to a table; columns that the table does not have are left out, missing ones are null."""
@@ -161,7 +165,7 @@ class Shard:
         count = len(columns["call_id"])
         arrays: list[pa.Array] = []
         for item in schema:
-            if item.name == VECTORS:
+            if item.name == VECTORS and space is not None:
                 arrays.append(vector_column(_checked(vectors, count, space)))
             elif item.name in columns:
                 arrays.append(_column(columns[item.name], item))
@@ -169,34 +173,41 @@ class Shard:
                 arrays.append(pa.nulls(count, item.type))
         self._writer(table, space).write(pa.Table.from_arrays(arrays, schema=schema))
 
-    def add_npy(self, path: str, space: Space, owner: bytes, pieces: Iterable[np.ndarray]) -> None:
-        """Stage the frames (frames, dim) of one cut, whose pair is `owner`, as a float16 `.npy` file."""
-        staged = self._log.storage.stage()
-        rows = 0
-        try:
-            with writing(path), open(staged.path, "wb") as file:
-                header = np.lib.format.header_data_from_array_1_0(np.zeros((0, space.dim), "<f2"))
-                np.lib.format.write_array_header_1_0(file, header)
-                for piece in pieces:
-                    file.write(np.ascontiguousarray(piece, "<f2").tobytes())
-                    rows += len(piece)
-                # numpy leaves room for a longer first axis: the header keeps its length.
-                file.seek(0, io.SEEK_SET)
-                header["shape"] = (rows, space.dim)
-                np.lib.format.write_array_header_1_0(file, header)
-            self._log.storage.done(staged)
-        except BaseException:
-            staged.drop()
-            raise
-        size, digest = staged.path.stat().st_size, sha256_file(staged.path)
-        self._files.append(
-            (StoredFile(path, "npy", space.name, rows, size, digest, staged.name), staged)
-        )
-        self._owners[path] = owner
+    def frames(
+        self, space: Space, call_id: str, cut_id: str, channel: int, start: float
+    ) -> FramesSink:
+        """Begin the frames of a cut, which are written as they come; `add` its record when they are all there."""
+        if space.pooling != FRAMES:
+            raise UsageError(f"{space.name} is a space of pooled vectors; frames have their own.")
+        return FramesSink(self, space, (call_id, cut_id, channel), start)
+
+    def npy(self, space: Space, pair: bytes) -> NpySink:
+        """Begin the `.npy` file of a cut."""
+        return NpySink(self._log.storage, space, pair)
+
+    def take(self, sink: NpySink) -> None:
+        """Commit a finished `.npy` file with the shard."""
+        file = sink.close()
+        self._files.append((file, sink.staged))
+        self._owners[file.path] = sink.pair
+
+    def spoil(self, space: Space, pair: bytes) -> None:
+        """Leave out the rows of a cut that turned out to be damaged when some were written."""
+        self._spoiled.setdefault(space.name, set()).add(pair)
+
+    def add_errors(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows to the quarantine list."""
+        if rows:
+            now = datetime.datetime.fromisoformat(self._log.now())
+            names = schema_of("errors").names
+            columns = {name: [row.get(name) for row in rows] for name in names}
+            self.write("errors", None, columns | {"at": [now] * len(rows)})
 
     def commit(self) -> Committed:
         """Publish what was added, leaving out what the store has already and what it has forgotten."""
         self._finish()
+        if self._spoiled:
+            self._leave_out(self._spoiled)
         wanted = sum(map(len, self._pairs.values()))
         erased = already = 0
         while True:
@@ -235,26 +246,6 @@ class Shard:
             if speaker is not None:
                 self._speakers[pair] = keys.speaker(speaker)
 
-    def _add_frames(
-        self,
-        space: Space,
-        own: Mapping[str, Any],
-        begin: int,
-        pieces: Iterable[np.ndarray] | np.ndarray,
-    ) -> int:
-        if space.pooling != FRAMES:
-            raise UsageError(f"{space.name} is a space of pooled vectors; frames have their own.")
-        first = 0
-        for piece in [pieces] if isinstance(pieces, np.ndarray) else pieces:
-            numbers = np.arange(first, first + len(piece))
-            times = begin + np.rint((space.first_time + numbers * space.frame_shift) * 1000)
-            columns = {name: pa.repeat(value, len(piece)) for name, value in own.items()}
-            columns["space"] = pa.repeat(space.name, len(piece))
-            columns |= {"frame": numbers, "t_ms": times.astype(np.int64)}
-            self.write("frames", space, columns, piece)
-            first += len(piece)
-        return first
-
     def _add_segments(self, space: Space, own: Mapping[str, Any], record: Record) -> None:
         segments, count = record.segments, len(record.segments)
         columns: dict[str, Any] = {name: [value] * count for name, value in own.items()}
@@ -265,8 +256,8 @@ class Shard:
         columns["speech_ratio"] = [segment.speech_ratio for segment in segments]
         self.write("segments", space, columns, np.stack([segment.vector for segment in segments]))
 
-    def _writer(self, table: str, space: Space) -> TableWriter:
-        key = table, space.name
+    def _writer(self, table: str, space: Space | None) -> TableWriter:
+        key = table, space.name if space else ""
         if key not in self._writers:
             self._writers[key] = TableWriter(self._log.storage, schema_of(table, space))
         return self._writers[key]
@@ -289,7 +280,7 @@ class Shard:
             }
             if found:
                 conflicts[space] = found
-        if conflicts or not any(self._pairs.values()):
+        if conflicts or not (self._files or any(self._pairs.values())):
             return None
         cuts = {space: b"".join(pairs) for space, pairs in self._pairs.items() if pairs}
         return Commit("add", tuple(file for file, _ in self._files), cuts)
@@ -307,12 +298,13 @@ class Shard:
             elif not gone:
                 self._files.append((file, staged))
                 continue
-            elif gone != set(self._pairs[file.space]):
+            elif set(self._pairs.get(file.space, ())) - gone:
                 new, handle = rewritten(self._log.storage, staged.path, file, keep)
                 self._files.append((new, handle))
             staged.drop()
         for space, gone in conflicts.items():
-            self._pairs[space] = [pair for pair in self._pairs[space] if pair not in gone]
+            kept = [pair for pair in self._pairs.get(space, ()) if pair not in gone]
+            self._pairs[space] = kept
 
 
 def _column(values: Any, item: pa.Field) -> pa.Array:
