@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from encoder import Backbone
-from heads.adapter import attach_adapter
+from heads.adapter import attach_adapter, describe_parameters
 from heads.config import HeadsConfig, augments
 from heads.data import Batch, Corpus, HeadKeys, Items, read_corpora
 from heads.dev import Choice, DevSet
@@ -37,7 +37,7 @@ from trunkline.errors import ConfigError, DataError, StorageError, TrainingError
 from trunkline.log import get_logger
 from trunkline.report import write_report
 from trunkline.settings import read_settings, settings_to_dict
-from trunkline.training import TrainResult, newest_checkpoint, train
+from trunkline.training import TrainResult, train
 from trunkline.training.config import FREE_ON_RESUME
 
 logger = get_logger(__name__)
@@ -95,9 +95,7 @@ class HeadsRun:
             logger.info("%s is done already.", self.out)
             return {**read_json(done)["summary"], "seconds": 0.0}
         for name, head in self.heads.items():
-            if head.options.adapter.kind != "none":
-                attach_adapter(head, self.backbone)
-            logger.info("Head %s: %d parameters learn", name, _learning(head))
+            logger.info("Head %s: %s", name, describe_parameters(head, self.backbone))
         train_items, dev = self._items()
         task = JointTask(self.backbone, self.heads, self.config, self._rows())
         unknown = dev.check(task)
@@ -136,13 +134,16 @@ class HeadsRun:
             seed = hashlib.blake2b(f"{self.config.train.seed}\0{name}".encode(), digest_size=6)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int.from_bytes(seed.digest(), "little"))
-                head = cls(options, trunk, inventory)
+                head = attach_adapter(cls(options, trunk, inventory), self.backbone)
             head.check_labels(labels)
         except DataError as error:
             raise DataError(f"heads.{name}: {error}") from error
         if start is not None:
+            weights = start.state_dict()
+            if head.adapter is None:
+                weights = {k: v for k, v in weights.items() if not k.startswith("adapter.")}
             try:
-                head.load_state_dict(start.state_dict())
+                head.load_state_dict(weights)
             except RuntimeError as error:
                 raise ConfigError(
                     f"heads.{name}.start: {wanted.start} has weights of another shape than its options now ask for: "
@@ -249,8 +250,7 @@ class HeadsRun:
             weights=self.train.weights,
         )
         batches = Batches(items, plan, items.collate, workers=config.data.workers)
-        if newest_checkpoint(self.out / "checkpoints") is None:
-            check_gradients(task, _stream(Batches(items, plan, items.collate)))
+        check_gradients(task, _stream(Batches(items, plan, items.collate)))
         about = {
             "task": "heads",
             "config": settings,

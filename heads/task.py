@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from encoder import Backbone, Encoded
 from encoder.masks import length_mask
+from heads.adapter import Adapter
 from heads.config import HeadsConfig
 from heads.data import Batch
 from heads.frames import OUTPUT
@@ -214,12 +215,17 @@ def crop(encoded: Encoded, frames: int) -> Encoded:
     return Encoded(taken(encoded.frames), lengths, layers, encoded.times[: places.shape[1]])
 
 
-def check_gradients(task: JointTask, batches: Iterator[Batch | None], most: int = 50) -> None:
+def check_gradients(task: JointTask, batches: Iterator[Batch | None], most: int = 50) -> list[str]:
     """Make sure, before training, that every part that is to learn gets a gradient.
 
+    What of an adapter or the trunk lies beyond the layers that the heads ask for cannot learn: it is frozen.
+
+    Returns:
+        The names of what was frozen.
+
     Raises:
-        TrainingError: a head has no labelled item in the first `most` batches, or a parameter has no gradient, such
-            as those of an adapter that the trunk never called; it is named.
+        TrainingError: a head has no labelled item in the first `most` batches, a parameter of a head has no gradient,
+            or an adapter was never called or has no gradient at all.
     """
     left = set(task.heads)
     buffers = {name: buffer.clone() for name, buffer in task.named_buffers()}
@@ -228,13 +234,12 @@ def check_gradients(task: JointTask, batches: Iterator[Batch | None], most: int 
         if not left:
             break
         batch = next(batches)
-        if batch is None or not any(
-            label is not None for name in left for label in batch["labels"][name]
-        ):
-            continue
-        task.loss(batch)[0].backward()
-        left -= {name for name in left if any(x is not None for x in batch["labels"][name])}
-    silent = [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None]
+        here = {n for n in left if batch and any(x is not None for x in batch["labels"][n])}
+        if batch is not None and here:
+            task.loss(batch)[0].backward()
+            left -= here
+    learning = {name: p for name, p in task.named_parameters() if p.requires_grad}
+    silent = [name for name, parameter in learning.items() if parameter.grad is None]
     task.zero_grad(set_to_none=True)
     for name, buffer in task.named_buffers():  # a head may count its steps
         buffer.copy_(buffers[name])
@@ -242,11 +247,32 @@ def check_gradients(task: JointTask, batches: Iterator[Batch | None], most: int 
         raise TrainingError(
             f"Head {sorted(left)[0]!r} has no labelled item in the first {most} batches; raise its source's weight."
         )
-    if silent:
+    for head in task.heads.values():
+        if isinstance(head.adapter, Adapter):
+            head.adapter.check_called()
+    deaf = [name for name in silent if ".adapter." not in name and not name.startswith("backbone.")]
+    for part in {_part(name) for name in silent if name not in deaf}:
+        own = [name for name in learning if _part(name) == part]
+        deaf += own if set(own) <= set(silent) else []
+    if deaf:
         raise TrainingError(
-            f"{len(silent)} parameters got no gradient: {', '.join(silent[:5])}. They cannot learn: the head's loss "
-            "does not depend on them, or an adapter was configured that the trunk does not call."
+            f"{len(deaf)} parameters got no gradient, such as {', '.join(deaf[:3])}: no loss depends on them, so they "
+            "cannot learn."
         )
+    for name in silent:
+        learning[name].requires_grad_(False)
+    if silent:
+        logger.info(
+            "%d parameters lie beyond the layers that the heads ask for and stay as they are: %s",
+            len(silent),
+            ", ".join(silent[:3]),
+        )
+    return silent
+
+
+def _part(name: str) -> str:
+    """Return what a parameter of the trunk or of an adapter belongs to."""
+    return name.partition(".adapter.")[0] if ".adapter." in name else "backbone"
 
 
 def _at(shared: Encoded, chosen: Sequence[int], head: Head) -> Encoded:
