@@ -241,7 +241,7 @@ def phrase_lists() -> dict[str, Any]:
     rows = []
     for size in (100, 1000, 10_000, 100_000):
         rng = random.Random(size)
-        listed = phrases(size, rng)
+        listed = made_up_names(size, rng)
         start = time.process_time()
         index = PhraseList(listed)
         index.find(words("một hai ba bốn năm sáu bảy tám"), 0.04)
@@ -269,7 +269,7 @@ def recall(index: PhraseList, texts: Sequence[list[str]]) -> dict[str, float]:
     }
 
 
-def phrases(size: int, rng: random.Random) -> list[str]:
+def made_up_names(size: int, rng: random.Random) -> list[str]:
     """Return wards, then made-up names of a family name and a given name; distinct."""
     families = [
         "Nguyễn",

@@ -1,9 +1,9 @@
 """What rescoring brings, on simulated lists, on phrases, on real outputs of 22 systems, and what it costs.
 
-    python -m benchmarks.rescoring [--part NAME ...]
+Needs ../shared/data (vi_news_unc, vi_lexicon, en_asr_multihyp). Times are of the processor, one thread. What is
+simulated says nothing about a real recogniser.
 
-Needs ../shared/data (vi_news_unc, en_asr_multihyp). Parts: simulated, phrases, real, speed. Times
-are of the processor, one thread. What is simulated says nothing about a real recogniser.
+Example: python -m benchmarks.rescoring --part simulated --part speed
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import dataclasses
 import json
 import lzma
 import math
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from rescoring.bias import expand, phrase_errors
+from benchmarks._rescoring_lists import DATA, heard, models, names_in, renamed, spoken
+from benchmarks.phonetics import made_up_names
+from rescoring.bias import default_threshold, expand, phrase_errors
 from rescoring.combine import Rescorer
 from rescoring.consensus import Consensus, Phonetic
 from rescoring.features import Features, collect
@@ -31,70 +33,16 @@ from rescoring.kneser_ney import train
 from rescoring.lm import ArpaLM
 from rescoring.nbest import Hypothesis, NBest
 from rescoring.phrases import PhraseList
-from rescoring.semantic import SemanticModel, Word2VecConfig, train_word2vec
-from rescoring.simulate import simulate
 from rescoring.tuning import report, tune
 from rescoring.weights import Weights
 from trunkline.checkpoint import write_json
-from trunkline.syllable import parse, words
+from trunkline.metrics import paired_difference
+from trunkline.syllable import words
 
 RESULTS = Path(__file__).parent / "results" / "rescoring.json"
-DATA = Path(__file__).parents[2] / "shared" / "data"
 SYSTEMS = 22
 PIVOTS = 5
 FOLDS = 5
-
-
-class Line(NamedTuple):
-    """A line of a news document."""
-
-    document: str
-    text: str
-
-
-@cache
-def news() -> tuple[list[Line], list[Line]]:
-    """Return the lines of 7 documents in 8, and those of the others."""
-    with lzma.open(DATA / "vi_news_unc" / "news.tsv.xz", "rt", encoding="utf-8") as file:
-        rows = [line.rstrip("\n").split("\t") for line in file]
-    lines = [Line(row[1], row[2]) for row in rows]
-    held_out = set(sorted({line.document for line in lines})[::8])
-    kept = [line for line in lines if line.document not in held_out]
-    return kept, [line for line in lines if line.document in held_out]
-
-
-@cache
-def models() -> tuple[ArpaLM, SemanticModel, tuple[str, ...]]:
-    """Return a 4-gram model and word vectors of the first lines, and the words of all lines."""
-    kept, held_out = news()
-    sentences = [found for line in kept if (found := words(line.text))]
-    vocabulary = tuple(
-        dict.fromkeys(word for line in (*kept, *held_out) for word in words(line.text))
-    )
-    return (
-        ArpaLM(train(sentences).ngrams),
-        SemanticModel(train_word2vec(sentences, Word2VecConfig(epochs=2))),
-        vocabulary,
-    )
-
-
-def spoken(count: int, seed: int, wanted: Callable[[Line], bool] = lambda _: True) -> list[Line]:
-    """Return lines of the other documents, of 4 to 25 words, a document's together."""
-    lines = [x for x in news()[1] if 4 <= len(words(x.text)) <= 25 and wanted(x)]
-    drawn = np.random.default_rng(seed).permutation(len(lines))[:count]
-    return sorted((lines[row] for row in drawn), key=lambda line: line.document)
-
-
-def heard(lines: Sequence[Line], seed: int) -> list[NBest]:
-    """Return simulated lists; a document is a call."""
-    return list(
-        simulate(
-            [line.text for line in lines],
-            vocabulary=models()[2],
-            groups=[line.document for line in lines],
-            seed=seed,
-        )
-    )
 
 
 def with_noise(lists: Iterable[NBest], seed: int) -> list[NBest]:
@@ -114,7 +62,7 @@ def with_noise(lists: Iterable[NBest], seed: int) -> list[NBest]:
 def simulated() -> dict[str, Any]:
     """500 lists to tune on, with a term of pure noise; 500 of other documents to test the weights."""
     lm, semantic, _ = models()
-    lines = spoken(1100, seed=0)
+    lines = spoken(1200, seed=0)
     documents = sorted({line.document for line in lines})
     dev_documents = set(documents[::2])
     dev = with_noise(heard([x for x in lines if x.document in dev_documents][:500], 1), 2)
@@ -179,54 +127,30 @@ def _test(features: Features, weights: Weights) -> dict[str, Any]:
     return {name: row[name] for name in ("wer", "low", "high", "verdict", "gap_closed")}
 
 
-def names_in(text: str) -> list[str]:
-    """Return the runs of two to four capitalised syllables inside a sentence: mostly names."""
-    found, run = [], []
-    for token in [*text.split()[1:], ""]:
-        word = token.strip("“”\"'(),.:;!?")
-        if word and word[0].isupper() and word[1:].islower() and parse(word):
-            run.append(word)
-            if token.endswith(word):
-                continue
-        found += [" ".join(run)] if 2 <= len(run) <= 4 else []
-        run = []
-    return found
-
-
 def phrases() -> dict[str, Any]:
-    """Lists with a hundred names to listen for: tuned on half of the documents, measured on the others."""
+    """Names to listen for in place of those in the text: tuned on half of the documents, measured on the others."""
     lm, _, _ = models()
-    candidates = sorted({name for line in news()[1] for name in names_in(line.text)})
-    drawn = np.random.default_rng(5).permutation(len(candidates))
-    listed: list[str] = []
-    for row in drawn:
-        name = candidates[row]
-        if len(listed) < 100 and not any(name in other or other in name for other in listed):
-            listed.append(name)
-
-    def holds_a_phrase(line: Line) -> bool:
-        return any(name in line.text for name in listed)
-
-    lines = spoken(400, 6, holds_a_phrase) + spoken(600, 7, lambda line: not holds_a_phrase(line))
+    listed = made_up_names(100, random.Random(5))
+    lines = renamed(listed, seed=6) + spoken(600, 7, lambda line: not names_in(line.text))
     documents = sorted({line.document for line in lines})
     on_dev = set(np.random.default_rng(8).permutation(documents)[::2].tolist())
-    dev = heard([x for x in lines if x.document in on_dev], 9)
-    test = heard([x for x in lines if x.document not in on_dev], 10)
+    dev = heard([x for x in lines if x.document in on_dev], 9, listed)
+    test = heard([x for x in lines if x.document not in on_dev], 10, listed)
     phrase_list = PhraseList(listed)
     plain, hearing = Rescorer(lm=lm), Rescorer(lm=lm, phrases=phrase_list)
     without = tune(collect(dev, plain), terms=["lm", "len"]).weights
-    expanded = [expand(x, phrase_list) for x in dev]
-    features = collect(expanded, hearing)
-    tuned = tune(features, terms=["lm", "len", "bias"]).weights
-    wider = [expand(x, phrase_list) for x in test]
+    expanded = with_candidates(dev, plain.with_weights(without), phrase_list)
+    tuned = tune(collect(expanded, hearing), terms=["lm", "len", "bias"]).weights
+    wider = with_candidates(test, hearing.with_weights(tuned), phrase_list)
     answers = {
         "1-best": [x.hyps[0].text for x in test],
-        "lm": [Rescorer(without, lm).score(x).best for x in test],
-        "lm, phrases": [Rescorer(tuned, lm, phrases=phrase_list).score(x).best for x in wider],
+        "lm": [plain.with_weights(without).score(x).best for x in test],
+        "lm, phrases": [hearing.with_weights(tuned).score(x).best for x in wider],
     }
     references = [x.ref or "" for x in test]
     return {
-        "phrases": len(listed),
+        "phrases": len(phrase_list),
+        "threshold": default_threshold(len(phrase_list)),
         "dev_lists": len(dev),
         "test_lists": len(test),
         "with_a_phrase": sum(
@@ -240,6 +164,11 @@ def phrases() -> dict[str, Any]:
     }
 
 
+def with_candidates(lists: Iterable[NBest], rescorer: Rescorer, listed: PhraseList) -> list[NBest]:
+    """Return the lists with hypotheses in which phrases stand, copies of the one that the rescorer puts first."""
+    return [expand(x, listed, row=int(rescorer.score(x).order[0])) for x in lists]
+
+
 def _phrase_row(
     references: Sequence[str],
     answer: Sequence[str],
@@ -247,8 +176,6 @@ def _phrase_row(
     listed: PhraseList,
     lists: Sequence[NBest],
 ) -> dict[str, Any]:
-    from trunkline.metrics import paired_difference
-
     found, before = (phrase_errors(references, x, listed) for x in (answer, base))
     groups = [nbest.group for nbest in lists]
     row: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Phrases to expect (names, products, streets): what sounds like one is offered as a hypothesis, and competes.
 
-`expand` adds copies of the best hypothesis in which stretches that sound like a phrase are replaced by it; the term
+`expand` adds copies of a hypothesis in which stretches that sound like a phrase are replaced by it; the term
 bias (`bias_scores`) rewards texts that hold phrases; the weights decide. Nothing is overwritten. How far a stretch
 may be from a phrase depends on how many phrases there are: a long list has something near everywhere.
 """
@@ -68,19 +68,22 @@ def expand(
     nbest: NBest,
     phrases: PhraseList | Iterable[str] | None = None,
     *,
+    row: int | None = None,
     threshold: float | None = None,
     kappa: float = KAPPA,
     limit: int = LIMIT,
 ) -> NBest:
     """Return the list with up to `limit` candidates behind its hypotheses, or itself when nothing is near a phrase.
 
-    Candidates are copies of the acoustically best hypothesis: first all replacements that do not overlap, then one
-    at a time, nearest first. A candidate's am is the copied one's minus `kappa` times the summed distance; its lm
+    Candidates are copies of one hypothesis: first all replacements that do not overlap, then one at a time, nearest
+    first. A candidate's am is the copied one's minus `kappa` times the summed distance; its lm
     and other scores are the copied one's, as nobody has scored the new text. It is flagged in its `extra`, and the
     list's `extra` tells what was replaced by what.
 
     Args:
         phrases: to look for, beside the list's own `bias`.
+        row: the hypothesis that is copied, by default the acoustically best. Where models weigh in, take the one that
+            they put first (``rescorer.score(nbest).order[0]``): a candidate is as wrong elsewhere as what it copies.
         threshold: mean distance up to which a stretch is replaced; by default `default_threshold` of the list's size.
 
     Raises:
@@ -88,7 +91,7 @@ def expand(
     """
     if limit < 0 or kappa < 0 or (threshold is not None and not 0 <= threshold <= 1):
         raise UsageError("threshold must be from 0 to 1, kappa and limit 0 or more.")
-    best = max(nbest.hyps, key=lambda hypothesis: hypothesis.am)
+    best = max(nbest.hyps, key=lambda x: x.am) if row is None else nbest.hyps[row]
     tokens = words(best.text)
     replacements = _apart_from_right(
         [
@@ -345,7 +348,13 @@ class StagedRescorer:
         first = self.meaning.score(nbest)
         if not first.kept and _lead(first) >= self.sure:
             return Staged(first, "meaning")
-        wider = expand(nbest, self.phrases, threshold=self.threshold, kappa=self.kappa)
+        wider = expand(
+            nbest,
+            self.phrases,
+            row=int(first.order[0]),
+            threshold=self.threshold,
+            kappa=self.kappa,
+        )
         return Staged(self.sound.score(wider), "sound")
 
 

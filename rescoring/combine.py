@@ -114,6 +114,19 @@ class Rescorer:
                 "give one, or set gamma to 0."
             )
 
+    def with_weights(self, weights: Weights) -> Rescorer:
+        """Return a rescorer with the same models and other weights."""
+        models = self.models
+        return Rescorer(
+            weights,
+            models.lm,
+            models.semantic,
+            models.phonetic,
+            scorers=models.scorers,
+            phrases=models.phrases,
+            consensus=self.consensus,
+        )
+
     def rescore(self, nbest: NBest) -> NBest:
         """Return the list in its new order; its hypotheses are not changed."""
         return self.score(nbest).reordered()

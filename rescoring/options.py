@@ -34,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=float,
         metavar="D",
-        help="how far (mean phonetic distance) a stretch of the 1-best may be from a phrase, --phrases' or the "
+        help="how far (mean phonetic distance) a stretch of the best text may be from a phrase, --phrases' or the "
         "list's own, to give the list a further hypothesis with the phrase; default: by the number of phrases",
     )
     option("--no-expand", action="store_true", help="add no hypotheses")
@@ -73,7 +73,10 @@ def build_rescorer(
 
 
 def expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callable[[NBest], NBest]:
-    """Return what adds hypotheses with phrases to a list, or returns it as it is where there are none."""
+    """Return what adds hypotheses with phrases to a list, copies of the one that `rescorer` puts first.
+
+    A list for which there are no phrases is returned as it is.
+    """
     phrases, threshold = rescorer.models.phrases, arguments.threshold
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"--threshold must be from 0 to 1, not {threshold:g}.")
@@ -84,7 +87,8 @@ def expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callable[[NBe
         from rescoring.bias import expand
 
         try:
-            return expand(nbest, phrases, threshold=threshold)
+            row = int(rescorer.score(nbest).order[0])
+            return expand(nbest, phrases, row=row, threshold=threshold)
         except DataError as error:
             raise DataError(f"{nbest.utt_id}: {error}") from error
 

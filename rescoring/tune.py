@@ -49,16 +49,16 @@ def _tune(arguments: argparse.Namespace) -> Summary:
     from trunkline.nbest import read_nbest
 
     rescorer = build_rescorer(arguments)
-    expanded = expander(arguments, rescorer)
-    features = collect(map(expanded, read_nbest(arguments.lists)), rescorer)
     terms = [x.strip() for x in arguments.terms.split(",")] if arguments.terms else None
-    tuned = tune(
-        features,
-        terms=terms,
-        folds=arguments.folds,
-        restarts=arguments.restarts,
-        seed=arguments.seed,
-    )
+    settings = {"terms": terms, "folds": arguments.folds, "restarts": arguments.restarts}
+    lists = list(read_nbest(arguments.lists))
+    features = collect(lists, rescorer)
+    tuned = tune(features, **settings, seed=arguments.seed)
+    wider = list(map(expander(arguments, rescorer.with_weights(tuned.weights)), lists))
+    if wider != lists:
+        # Phrases are put into the text that wins without them, so that weights come before candidates, and after.
+        features = collect(wider, rescorer)
+        tuned = tune(features, **settings, seed=arguments.seed)
     summary: Summary = {
         "measured_by": f"{arguments.folds}-fold cross-validation",
         **report(features, tuned.chosen, arguments.seed),
@@ -72,6 +72,7 @@ def _tune(arguments: argparse.Namespace) -> Summary:
     tables[title] = ablations(features, tuned.weights, arguments.seed)
     tables["Steps (held-out word error rate, and its difference from the set before)"] = tuned.steps
     if arguments.test:
+        expanded = expander(arguments, rescorer.with_weights(tuned.weights))
         test = collect(map(expanded, read_nbest(arguments.test)), rescorer)
         found = report(test, test.chosen(tuned.weights), arguments.seed)
         tables |= {f"{name} of {arguments.test}": x for name, x in found.pop("tables").items()}
