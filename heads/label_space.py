@@ -52,7 +52,7 @@ class LabelSpace:
         if task == "slots":
             return _slot_space(answers)
         found = Counter(name for answer in answers for name in _names(answer))
-        names = tuple(sorted(found))
+        names: tuple[str, ...] = tuple(sorted(found))
         if task == "classes" and len(names) < 2:
             raise DataError(
                 f"All {len(answers)} training labels are {names[0]!r}: with one class only there is nothing to learn."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,15 +22,9 @@ BATCH_SECONDS = 120.0
 class Item(NamedTuple):
     """What gets one answer: a turn, or the turns of one channel of a call in their order."""
 
+    id: str
+    """Of the cut; of a call ``call/channel``."""
     turns: tuple[Cut, ...]
-
-    @property
-    def seconds(self) -> float:
-        """Length of the turns, 0 where nothing states it."""
-        return sum(
-            (cut.end or 0.0) - (cut.start or 0.0) if cut.end else cut.duration or 0.0
-            for cut in self.turns
-        )
 
 
 class Predicted(NamedTuple):
@@ -56,7 +50,7 @@ def items_of(cuts: Sequence[Cut], per: str, heads: Mapping[str, Head]) -> list[I
         UsageError: per call for a head that does not pool.
     """
     if per == "turn":
-        return [Item((cut,)) for cut in cuts]
+        return [Item(cut.id, (cut,)) for cut in cuts]
     for name, head in heads.items():
         if not isinstance(head, PooledHead):
             raise UsageError(
@@ -66,7 +60,11 @@ def items_of(cuts: Sequence[Cut], per: str, heads: Mapping[str, Head]) -> list[I
     for cut in cuts:
         calls.setdefault((cut.call_id, cut.channel), []).append(cut)
     return [
-        Item(tuple(sorted(turns, key=lambda cut: cut.start or 0.0))) for turns in calls.values()
+        Item(
+            call if channel is None else f"{call}/{channel}",
+            tuple(sorted(turns, key=lambda cut: cut.start or 0.0)),
+        )
+        for (call, channel), turns in calls.items()
     ]
 
 
@@ -96,7 +94,7 @@ def predict(
     *,
     context_name: str = "full",
     where: str = "the manifest",
-    labelled: bool = True,
+    unlabelled: Collection[str] = (),
 ) -> Predicted:
     """Answer every item that has a head's label; what cannot be read is left out and named.
 
@@ -107,21 +105,22 @@ def predict(
         context: what frames may see.
         context_name: for the predictions.
         where: the manifest, for messages.
-        labelled: False to answer items without labels too (a cohort of voices).
+        unlabelled: heads that answer items without labels too (voices, of which trials know the truth).
 
     Raises:
         DataError: no item has the label of any head, or nothing could be read at all.
     """
     truth = {name: [label_of(head, item, where) for item in items] for name, head in heads.items()}
-    if labelled:
-        _check_labelled(heads, truth, items, where)
+    judged = {name: head for name, head in heads.items() if name not in unlabelled}
+    if judged:
+        _check_labelled(judged, truth, items, where)
     found = Predicted([], {name: {} for name in heads}, [])
     branches = [Branch(head.adapter, head.layers) for head in heads.values()]  # type: ignore[arg-type]
     trunk = SharedTrunk(backbone, branches)
     wanted = [
         place
         for place in range(len(items))
-        if not labelled or any(labels[place] is not None for labels in truth.values())
+        if unlabelled or any(labels[place] is not None for labels in truth.values())
     ]
     modules = [module for head in heads.values() for module in head.modules() if module.training]
     for module in modules:
@@ -131,7 +130,7 @@ def predict(
             for place, ways in _encoded(trunk, items, wanted, context, found.left_out):
                 for (name, head), turns in zip(heads.items(), ways, strict=True):
                     label = truth[name][place]
-                    if labelled and label is None:
+                    if label is None and name not in unlabelled:
                         continue
                     result = _result(head, turns, items[place])
                     _keep(found, name, head, items[place], label, result, context_name, where)
@@ -179,11 +178,13 @@ def _keep(
 ) -> None:
     kind = kind_of(head, result)
     if kind == "voices":
-        found.voices[name][item.turns[0].id] = result
+        found.voices[name][item.id] = result
         return
     cut = item.turns[0]
     try:
-        found.predictions.append(prediction(name, kind, context, cut, label, result))
+        found.predictions.append(
+            prediction(name, kind, context, item.id, item.turns, label, result)
+        )
     except (DataError, TypeError) as error:
         raise DataError(f"{where}:{cut.line}: the label of {name!r}: {error}") from error
 
@@ -216,7 +217,7 @@ def _encoded(
             batch.append((place, waveforms))
             seconds += sum(len(waveform) for waveform in waveforms) / rate
         except (DataError, StorageError) as error:
-            left_out.append({"id": items[place].turns[0].id, "reason": str(error)})
+            left_out.append({"id": items[place].id, "reason": str(error)})
         if batch and (seconds >= BATCH_SECONDS or count == len(wanted)):
             yield from _batch(trunk, batch, context)
             batch, seconds = [], 0.0
@@ -240,7 +241,7 @@ def _check_labelled(
     items: Sequence[Item],
     where: str,
 ) -> None:
-    missing = [name for name, labels in truth.items() if all(label is None for label in labels)]
+    missing = [name for name in heads if all(label is None for label in truth[name])]
     if len(missing) < len(heads):
         return
     keys = {heads[name].label_key for name in missing}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from heads.head import Head
 from heads.label_space import Answer
-from heads.verification import Trial
 from trunkline.checkpoint import write_file
 from trunkline.errors import DataError, StorageError
 from trunkline.rows import Cut
@@ -88,17 +87,25 @@ def kind_of(head: Head, result: Any) -> Kind:
 
 
 def prediction(
-    name: str, kind: Kind, context: str, cut: Cut, reference: Any, result: Any
+    name: str,
+    kind: Kind,
+    context: str,
+    item: str,
+    turns: Sequence[Cut],
+    reference: Any,
+    result: Any,
 ) -> Prediction:
-    """Return a head's result on a cut as a prediction; `reference` is the cut's raw label."""
+    """Return a head's result on a cut (or on the turns of a call) as a prediction; `reference` is the raw label."""
+    cut = turns[0]
     answer = getattr(result, "text", getattr(result, "label", getattr(result, "value", result)))
     confidence = getattr(result, "confidence", None)
-    text = cut.text if kind != "text" else str(reference)
+    texts = [str(reference)] if kind == "text" else [turn.text for turn in turns]
+    seconds = [_duration(turn) for turn in turns]
     return Prediction(
         head=name,
         kind=kind,
         context=context,
-        id=cut.id,
+        id=item,
         reference=as_json(reference, kind),
         answer=as_json(answer, kind),
         confidence=None if confidence is None else float(confidence),
@@ -109,8 +116,8 @@ def prediction(
         speaker=cut.speaker,
         language=cut.language,
         start=cut.start or 0.0,
-        duration=_duration(cut),
-        words=None if text is None else len(text.split()),
+        duration=None if None in seconds else sum(filter(None, seconds)),
+        words=None if None in texts else sum(len((text or "").split()) for text in texts),
         snr=_number(cut.label("snr_db")),
     )
 
@@ -154,10 +161,7 @@ def read_predictions(folder: str | os.PathLike[str]) -> list[Prediction]:
 def read_scored_trials(folder: str | os.PathLike[str]) -> list[ScoredTrial]:
     """Return the scored trials of an evaluation's folder, none where it has none; raises as `read_predictions`."""
     rows = _read(folder, TRIALS, ScoredTrial)
-    return [
-        ScoredTrial(**(asdict(row) | {"speakers": tuple(row.speakers) if row.speakers else None}))
-        for row in rows
-    ]
+    return [replace(row, speakers=tuple(row.speakers) if row.speakers else None) for row in rows]
 
 
 def _read(folder: str | os.PathLike[str], name: str, row_type: type[Any]) -> list[Any]:
@@ -184,15 +188,6 @@ def _read(folder: str | os.PathLike[str], name: str, row_type: type[Any]) -> lis
                 f"{path}:{number} is no line that heads.evaluate wrote: {error}."
             ) from error
     return rows
-
-
-def scored(
-    name: str, context: str, trial: Trial, score: float, speakers: tuple[str, str] | None
-) -> ScoredTrial:
-    """Return a trial with its score."""
-    return ScoredTrial(
-        name, context, trial.enrolled, trial.test, trial.same, float(score), speakers
-    )
 
 
 def _duration(cut: Cut) -> float | None:
