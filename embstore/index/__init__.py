@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from embstore.options import add_store, chosen_space
 from trunkline.command import Summary, run
 from trunkline.errors import UsageError
+
+if TYPE_CHECKING:
+    from embstore.store import EmbeddingStore
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -56,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions.add_argument("--list", action="store_true", help="show the indexes there are")
     return parser
+
+
+def check(store: EmbeddingStore) -> Iterator[str]:
+    """Yield what is wrong with the indexes of a store; see `embstore.index.checking.check`."""
+    from embstore.index import checking
+
+    yield from checking.check(store)
 
 
 def default_name(table: str, space: str) -> str:

@@ -137,6 +137,12 @@ def read_info(folder: Path) -> IndexInfo:
         raise DataError(f"{folder / INFO} lacks or misstates {error}.{AGAIN}") from error
 
 
+def hashes(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield each file of an index, its SHA-256, and the one that `index.json` states."""
+    for name, file in read_json(folder / INFO).get("own", {}).items():
+        yield name, sha256_file(folder / name) if (folder / name).is_file() else "", file["sha256"]
+
+
 AGAIN = " Build the index again with `python -m embstore.index`; no data is lost, it is made from the Parquet files."
 
 

@@ -102,7 +102,7 @@ class Index:
         elif exact and self.info.kind != "flat":
             scores, ids = self._exact(queries, k, allowed)
         else:
-            scores, ids = self._search(queries, k, allowed)
+            scores, ids = self.nearest(queries, k, allowed)
         return self._rows(scores, ids)
 
     def allowed(self, where: str) -> np.ndarray:
@@ -125,9 +125,10 @@ class Index:
             raise DataError("A query holds NaN or infinite numbers.")
         return normalised(queries) if self.info.metric == "cosine" else queries
 
-    def _search(
-        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    def nearest(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and ids (queries, k) of prepared queries; -1 where an approximate index found too few."""
         k = min(k, self.info.rows if allowed is None else len(allowed))
         selector = None if allowed is None else _selector(allowed, self.info.next_id)
         inverted = isinstance(self.index, faiss.IndexIVF)
