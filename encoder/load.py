@@ -146,7 +146,9 @@ def _load_folder(folder: Path) -> Backbone:
     return backbone
 
 
-def check_tensors(given: dict[str, Tensor], expected: dict[str, Tensor], origin: str) -> None:
+def check_tensors(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, what: str = "backbone"
+) -> None:
     """Raise a CheckpointError that names every tensor that is missing, left over, or of another shape."""
     faults = [f"missing {name}" for name in expected.keys() - given.keys()]
     faults += [f"unknown {name}" for name in given.keys() - expected.keys()]
@@ -159,7 +161,7 @@ def check_tensors(given: dict[str, Tensor], expected: dict[str, Tensor], origin:
         shown = "; ".join(sorted(faults)[:5]) + (
             f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         )
-        raise CheckpointError(f"{origin} does not fit this backbone: {shown}.")
+        raise CheckpointError(f"{origin} does not fit this {what}: {shown}.")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

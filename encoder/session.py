@@ -7,11 +7,78 @@ import soxr
 import torch
 from torch import Tensor
 
+from encoder.adapters import Adapters
 from encoder.backbone import Backbone, Layers
 from encoder.config import Context
 from encoder.encoded import Encoded
 from encoder.features import INT16_SCALE, init_features, step_features
+from encoder.shared import Branch, SharedTrunk
 from trunkline.errors import DataError, UsageError
+
+
+class SharedSession:
+    """Encode one voice while it is spoken, for several heads; `StreamingSession` is the case of one branch."""
+
+    def __init__(
+        self, trunk: SharedTrunk, context: Context, *, sample_rate: int | None = None
+    ) -> None:
+        """Begin; see `StreamingSession`."""
+        backbone = trunk.backbone
+        rate = backbone.sample_rate if sample_rate is None else sample_rate
+        if rate <= 0:
+            raise UsageError(f"sample_rate must be above 0 Hz, not {rate}.")
+        self.trunk = trunk
+        self.backbone = backbone
+        self.context = context
+        self.sample_rate = rate
+        self.finished = False
+        self.samples = 0
+        """Samples fed so far, at the backbone's rate."""
+        self._state = trunk.init_state(1, context)
+        self._features = init_features(1, backbone.feature_mean.device)
+        self._resampler = (
+            soxr.ResampleStream(rate, backbone.sample_rate, 1, dtype="float32")
+            if rate != backbone.sample_rate
+            else None
+        )
+
+    def feed(
+        self, pcm: np.ndarray | Tensor | bytes, *, sample_rate: int | None = None
+    ) -> list[Encoded]:
+        """Feed samples; return the frames that they complete, for each branch; see `StreamingSession.feed`."""
+        if self.finished:
+            raise UsageError("This session has been finished; begin a new one for the next call.")
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            raise UsageError(
+                f"The line changed from {self.sample_rate} to {sample_rate} Hz: finish this session and begin "
+                f"another with sample_rate={sample_rate}."
+            )
+        samples = _samples(pcm)
+        if self._resampler is not None:
+            samples = np.clip(self._resampler.resample_chunk(samples), -1.0, 1.0)
+        return self._advance(samples)
+
+    def finish(self) -> list[Encoded]:
+        """End the call; return the frames that waited for more, for each branch; see `StreamingSession.finish`."""
+        if self.finished:
+            raise UsageError("This session has been finished already.")
+        tail = np.zeros(0, dtype=np.float32)
+        if self._resampler is not None:
+            tail = np.clip(self._resampler.resample_chunk(tail, last=True), -1.0, 1.0)
+        heard = self.samples + len(tail)
+        missing = max(0, self.backbone.receptive_field - heard) if heard else 0
+        last = self._advance(np.pad(tail, (0, missing)))
+        encoded, self._state = self.trunk.finish(self._state)
+        self.finished = True
+        return [_joined(a, _single(b)) for a, b in zip(last, encoded, strict=True)]
+
+    def _advance(self, samples: np.ndarray) -> list[Encoded]:
+        waveform = torch.from_numpy(samples).to(self.backbone.feature_mean.device)
+        features, kept = step_features(self.backbone.log_mel, waveform[None], self._features)
+        encoded, state = self.trunk.step(features, self._state)
+        self.samples += len(samples)
+        self._features, self._state = kept, state
+        return [_single(one) for one in encoded]
 
 
 class StreamingSession:
@@ -33,6 +100,7 @@ class StreamingSession:
         *,
         sample_rate: int | None = None,
         layers: Layers = None,
+        adapters: Adapters | None = None,
     ) -> None:
         """Begin.
 
@@ -41,27 +109,24 @@ class StreamingSession:
             context: what each frame may see; not the full one.
             sample_rate: Hz of the samples that will be fed, resampled if it is not the backbone's, the default.
             layers: also return these layers.
+            adapters: what bends the encoder.
 
         Raises:
             ConfigError: a context or layers that cannot be.
             UsageError: a sample rate that cannot be.
         """
-        rate = backbone.sample_rate if sample_rate is None else sample_rate
-        if rate <= 0:
-            raise UsageError(f"sample_rate must be above 0 Hz, not {rate}.")
-        self.backbone = backbone
-        self.context = context
-        self.sample_rate = rate
-        self.finished = False
-        self.samples = 0
+        trunk = SharedTrunk(backbone, [Branch(adapters, layers)])
+        self._session = SharedSession(trunk, context, sample_rate=sample_rate)
+
+    @property
+    def samples(self) -> int:
         """Samples fed so far, at the backbone's rate."""
-        self._state = backbone.init_state(1, context, layers=layers)
-        self._features = init_features(1, backbone.feature_mean.device)
-        self._resampler = (
-            soxr.ResampleStream(rate, backbone.sample_rate, 1, dtype="float32")
-            if rate != backbone.sample_rate
-            else None
-        )
+        return self._session.samples
+
+    @property
+    def finished(self) -> bool:
+        """Whether the call has been ended."""
+        return self._session.finished
 
     def feed(self, pcm: np.ndarray | Tensor | bytes, *, sample_rate: int | None = None) -> Encoded:
         """Feed samples; return the frames (1, frames, dim) they complete, often none, with their `times` (frames,).
@@ -74,17 +139,7 @@ class StreamingSession:
             UsageError: the session has been finished, or the rate has changed.
             DataError: not one voice of 16-bit or finite float samples. The session is as it was, and may go on.
         """
-        if self.finished:
-            raise UsageError("This session has been finished; begin a new one for the next call.")
-        if sample_rate is not None and sample_rate != self.sample_rate:
-            raise UsageError(
-                f"The line changed from {self.sample_rate} to {sample_rate} Hz: finish this session and begin "
-                f"another with sample_rate={sample_rate}."
-            )
-        samples = _samples(pcm)
-        if self._resampler is not None:
-            samples = np.clip(self._resampler.resample_chunk(samples), -1.0, 1.0)
-        return self._advance(samples)
+        return self._session.feed(pcm, sample_rate=sample_rate)[0]
 
     def finish(self) -> Encoded:
         """End the call: return the frames that waited for more, as `feed` does.
@@ -94,25 +149,7 @@ class StreamingSession:
         Raises:
             UsageError: the session has been finished.
         """
-        if self.finished:
-            raise UsageError("This session has been finished already.")
-        tail = np.zeros(0, dtype=np.float32)
-        if self._resampler is not None:
-            tail = np.clip(self._resampler.resample_chunk(tail, last=True), -1.0, 1.0)
-        heard = self.samples + len(tail)
-        missing = max(0, self.backbone.receptive_field - heard) if heard else 0
-        last = self._advance(np.pad(tail, (0, missing)))
-        encoded, self._state = self.backbone.finish(self._state)
-        self.finished = True
-        return _joined(last, _single(encoded))
-
-    def _advance(self, samples: np.ndarray) -> Encoded:
-        waveform = torch.from_numpy(samples).to(self.backbone.feature_mean.device)
-        features, kept = step_features(self.backbone.log_mel, waveform[None], self._features)
-        encoded, state = self.backbone.step(features, self._state)
-        self.samples += len(samples)
-        self._features, self._state = kept, state
-        return _single(encoded)
+        return self._session.finish()[0]
 
 
 def _samples(pcm: np.ndarray | Tensor | bytes) -> np.ndarray:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoder import live, longform
 from encoder.adapters import Adapters
 from encoder.config import Context
 from encoder.conformer import encode_plan, stacked
 from encoder.encoded import Encoded
+from encoder.evaluation import evaluating
 from encoder.masks import length_mask
 from encoder.plan import Plan, make_plan
 from encoder.state import StreamState
@@ -82,19 +83,9 @@ class SharedTrunk:
         text = "\n".join([str(self.backbone.stream_key), *keys])
         return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Switch dropout off for a while, in the backbone and in the adapters; leave every module's mode as it was."""
-        adapters = [branch.adapters for branch in self.branches]
-        roots = [self.backbone, *(item for item in adapters if isinstance(item, nn.Module))]
-        training = [module for root in roots for module in root.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Switch dropout off for a while, in the backbone and in the adapters."""
+        return evaluating(self.backbone, *(branch.adapters for branch in self.branches))
 
     def forward(
         self, features: Tensor, lengths: Tensor, *, context: Context = Context.full()

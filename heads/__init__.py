@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heads.adapter import attach_adapter, available_adapters, describe_parameters
     from heads.adapter_options import AdapterOptions
+    from heads.folder import load_head, save_head
     from heads.head import (
         FrameHead,
         Head,
@@ -19,10 +21,20 @@ if TYPE_CHECKING:
         PooledOptions,
         TrunkSpec,
     )
+    from heads.model import MultiHeadModel, load_model
     from heads.registry import available_heads, find_head, register_head
+    from heads.session import HeadSession
 
 _MODULES = {
     "AdapterOptions": "adapter_options",
+    "HeadSession": "session",
+    "MultiHeadModel": "model",
+    "attach_adapter": "adapter",
+    "available_adapters": "adapter",
+    "describe_parameters": "adapter",
+    "load_head": "folder",
+    "load_model": "model",
+    "save_head": "folder",
     "FrameHead": "head",
     "Head": "head",
     "HeadLabels": "head",
@@ -41,12 +53,20 @@ __all__ = [
     "Head",
     "HeadLabels",
     "HeadOptions",
+    "HeadSession",
+    "MultiHeadModel",
     "PooledHead",
     "PooledOptions",
     "TrunkSpec",
+    "attach_adapter",
+    "available_adapters",
     "available_heads",
+    "describe_parameters",
     "find_head",
+    "load_head",
+    "load_model",
     "register_head",
+    "save_head",
 ]
 
 

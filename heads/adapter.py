@@ -87,6 +87,12 @@ class Adapter(nn.Module):
                 "to the encoder: backbone(features, lengths, adapters=head.adapter)."
             )
 
+    def mark_called(self) -> None:
+        """Take the adapter for used, as one that comes from a head directory has been."""
+        for module in self.modules():
+            if hasattr(module, "calls"):
+                module.calls = max(1, module.calls)  # type: ignore[assignment, operator]
+
     def merged(self, backbone: Backbone) -> Backbone:
         """Return a copy of the backbone with the adapter's changes in its weights: the same frames, at no cost.
 

@@ -104,6 +104,8 @@ class Head(nn.Module):
     """The registered name; `register_head` sets it."""
     default_label: ClassVar[str] = ""
     """Key of the label where the options give none; the kind if empty."""
+    use: ClassVar[Literal["classify", "transcribe", "embed_speaker", "track"]] = "classify"
+    """Which method of a loaded model asks this head; `track` gives an answer for every frame."""
 
     def __init__(
         self, options: HeadOptions, trunk: TrunkSpec, labels: HeadLabels | None = None
@@ -181,6 +183,9 @@ class Head(nn.Module):
     def decode(self, output: Any) -> list[Any]:
         """Return one result per item: a str, number, dict or NamedTuple of such, that `json` can write."""
         raise NotImplementedError
+
+    def begin_step(self, step: int, total: int) -> None:
+        """Learn that update `step` (from 0) of `total` begins; heads with a schedule of their own use it."""
 
     def init_state(self, batch: int) -> Any:
         """Return the state of streams that have not begun: a NamedTuple, changed by nobody."""

@@ -19,8 +19,11 @@ OWN: dict[str, str] = {
     "aed": "heads.aed",
     "ctc": "heads.ctc",
     "intent": "heads.classification",
+    "phones": "heads.frame",
+    "regression": "heads.regression",
     "sentiment": "heads.classification",
     "speaker": "heads.speaker",
+    "vad": "heads.frame",
 }
 
 _classes: dict[str, type[Head]] = {}
