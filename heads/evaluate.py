@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     option(
         "--head", action="append", metavar="NAME", help="only this head of the run; may be repeated"
     )
+    option(
+        "--kind",
+        action="append",
+        default=[],
+        metavar="NAME=module:Class",
+        help="where a kind of head that is not Trunkline's own comes from",
+    )
     option("--config", metavar="FILE", help="YAML file of settings")
     option(
         "--trials",
@@ -69,7 +76,9 @@ def _evaluate(arguments: argparse.Namespace) -> Summary:
     trials = read_trials(arguments.trials) if arguments.trials else None
     cohort = load_manifest(arguments.cohort) if arguments.cohort else None
     source = Path(arguments.source)
-    backbone, heads = open_heads(source, arguments.backbone, arguments.head)
+    backbone, heads = open_heads(
+        source, arguments.backbone, arguments.head, dict(map(_kind, arguments.kind))
+    )
     backbone.to(arguments.device)
     for head in heads.values():
         head.to(arguments.device)
@@ -96,7 +105,10 @@ def _evaluate(arguments: argparse.Namespace) -> Summary:
 
 
 def open_heads(
-    source: Path, backbone: str | None, names: Sequence[str] | None = None
+    source: Path,
+    backbone: str | None,
+    names: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> tuple[Backbone, dict[str, Head]]:
     """Return the trunk and the heads of a run folder, a head directory, or a folder of head directories.
 
@@ -113,7 +125,14 @@ def open_heads(
         raise UsageError(f"{source} has no head {unknown[0]!r}.{nearest(unknown[0], folders)}")
     chosen = {name: path for name, path in folders.items() if not names or name in names}
     trunk = load_backbone(backbone or _trunk_of(source))
-    return trunk, {name: load_head(path, trunk) for name, path in chosen.items()}
+    return trunk, {name: load_head(path, trunk, kinds=kinds) for name, path in chosen.items()}
+
+
+def _kind(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and ":" in path):
+        raise UsageError(f"--kind {text!r}: write NAME=module:Class.")
+    return name, path
 
 
 def _head_folders(source: Path) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from encoder import Backbone, Context, Encoded
+from encoder.evaluation import evaluating
 from encoder.shared import Branch, SharedTrunk
 from heads.head import Head, PooledHead
 from heads.label_space import LabelSpace
@@ -122,21 +123,14 @@ def predict(
         for place in range(len(items))
         if unlabelled or any(labels[place] is not None for labels in truth.values())
     ]
-    modules = [module for head in heads.values() for module in head.modules() if module.training]
-    for module in modules:
-        module.training = False
-    try:
-        with torch.inference_mode():
-            for place, ways in _encoded(trunk, items, wanted, context, found.left_out):
-                for (name, head), turns in zip(heads.items(), ways, strict=True):
-                    label = truth[name][place]
-                    if label is None and name not in unlabelled:
-                        continue
-                    result = _result(head, turns, items[place])
-                    _keep(found, name, head, items[place], label, result, context_name, where)
-    finally:
-        for module in modules:
-            module.training = True
+    with torch.inference_mode(), evaluating(*heads.values()):
+        for place, ways in _encoded(trunk, items, wanted, context, found.left_out):
+            for (name, head), turns in zip(heads.items(), ways, strict=True):
+                label = truth[name][place]
+                if label is None and name not in unlabelled:
+                    continue
+                result = _result(head, turns, items[place])
+                _keep(found, name, head, items[place], label, result, context_name, where)
     if wanted and len(found.left_out) == len(wanted):
         raise DataError(f"{where}: no cut could be read. The first: {found.left_out[0]['reason']}")
     return found

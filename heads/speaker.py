@@ -73,6 +73,7 @@ class SpeakerHead(PooledHead):
     """
 
     Options: ClassVar[type[HeadOptions]] = SpeakerOptions
+    use = "embed_speaker"
     options: SpeakerOptions  # type: ignore[assignment]
 
     def __init__(
