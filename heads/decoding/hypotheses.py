@@ -67,10 +67,12 @@ def to_nbest(
     group: str | None = None,
     context: str | None = None,
     bias: Sequence[str] = (),
+    lm: Sequence[float] | None = None,
 ) -> NBest:
     """Return transcripts as a list of the schema ``trunkline.nbest/1``; `am` is ln P(text | audio).
 
-    The language model's part becomes `lm` as it entered the ranking, that is with its weight.
+    `lm` are the language model's own log probabilities of the texts, where there is one: what `Transcript.lm` holds
+    has its weight in it.
 
     Raises:
         UsageError: there is no transcript.
@@ -78,9 +80,9 @@ def to_nbest(
     if not found:
         raise UsageError(f"{utt_id!r} has no hypothesis; a list needs one or more.")
     hyps = []
-    for x in found:
+    for i, x in enumerate(found):
         extra = dict(x.parts) | ({"boost": x.boost} if x.boost else {})
-        hyps.append(Hypothesis(x.text, x.log_prob, x.lm if x.lm else None, extra))
+        hyps.append(Hypothesis(x.text, x.log_prob, None if lm is None else float(lm[i]), extra))
     return NBest(utt_id, tuple(hyps), ref, context, tuple(bias), group)
 
 
