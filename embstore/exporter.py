@@ -1,0 +1,324 @@
+"""Cuts through the backbone into shards: short ones together, long ones in blocks, each cut once in each space.
+
+`Exporter.export_shard` is the unit of work of every way to run an export: one process, many, Ray, or a scheduler of
+one's own. Doing one twice, or at two places at once, does no harm: the log takes each cut once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embstore import plan as planning
+from embstore.cut_sinks import CutSinks, Job
+from embstore.plan import ExportOptions
+from embstore.schema import Space
+from embstore.state import KEY
+from embstore.store import EmbeddingStore
+from embstore.windows import windows_of
+from embstore.writer import Record, Shard
+from trunkline.errors import DataError, DependencyError, StorageError
+
+if TYPE_CHECKING:
+    from encoder import Backbone, Context, Encoded
+    from trunkline.manifest import Cut, Manifest
+
+SHORT_SECONDS = 20.0
+"""Cuts up to here are encoded together, as many as fill a block."""
+UNREADABLE = (DataError, StorageError, DependencyError)
+
+
+@dataclass
+class ShardReport:
+    """What became of a shard."""
+
+    number: int
+    cuts: int = 0
+    """That were encoded."""
+    added: int = 0
+    """Cuts and spaces that are new: one cut in two spaces counts twice."""
+    already: int = 0
+    """That another process had added in the meantime."""
+    erased: int = 0
+    """Cuts that were forgotten and are left out."""
+    frames: int = 0
+    hours: float = 0.0
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    encoding: float = 0.0
+    """Seconds in the backbone and in reading audio for it."""
+    seconds: float = 0.0
+
+
+class Exporter:
+    """A backbone, a manifest and a store; holds what is the same for all shards."""
+
+    def __init__(self, options: ExportOptions, *, backbone: Backbone | None = None) -> None:
+        """Open all three, and make the spaces known to the store.
+
+        Raises:
+            UsageError: settings that cannot be, or spaces that the store began otherwise.
+        """
+        from encoder import Context, load_backbone
+        from trunkline.manifest import load_manifest
+
+        self.options = options
+        if options.threads:
+            import torch
+
+            torch.set_num_threads(options.threads)
+        self.manifest: Manifest = load_manifest(options.manifest)
+        self.backbone = backbone or load_backbone(options.backbone, device=options.device)
+        self.context: Context = Context.parse(options.context)
+        self.heads = _Heads(options, self.backbone)
+        self.spaces = planning.spaces_of(options, self.backbone, self.manifest, self.heads.widths)
+        self.store = EmbeddingStore.create(options.store)
+        self.store.log.collect()
+        self.spaces = [self.store.add_space(space) for space in self.spaces]
+        self.keys = planning.keys_of(self.store, self.manifest)
+        self.plan = planning.plan(self.manifest, options.shard_hours)
+        self._durations = self.manifest.durations
+
+    def missing(self, place: int) -> list[Space]:
+        """Return the spaces that lack a cut."""
+        cut = self.keys.pairs[place][KEY:]
+        return [space for space in self.spaces if cut not in self.store.state.live(space.name)]
+
+    def is_erased(self, place: int) -> bool:
+        """Return whether a cut's call or speaker was forgotten."""
+        erased = self.store.state.erased
+        return bool(erased) and (
+            self.keys.pairs[place][:KEY] in erased or self.keys.speakers[place] in erased
+        )
+
+    def export_shard(self, number: int) -> ShardReport:
+        """Encode and commit what the store lacks of a shard.
+
+        Raises:
+            StorageError: the store cannot be written; what was committed stays.
+        """
+        began = time.perf_counter()
+        report = ShardReport(number)
+        self.store.refresh()
+        jobs = []
+        for place in self.plan.shards[number].tolist():
+            spaces = self.missing(place)
+            if spaces and self.is_erased(place):
+                report.erased += 1
+            elif spaces:
+                pair, duration = self.keys.pairs[place], float(self._durations[place])
+                jobs.append(Job(self.manifest[place], pair, spaces, duration))
+        if jobs:
+            with self.store.shard() as shard:
+                work = _ShardWork(self, shard, report)
+                work.encode(jobs)
+                shard.add_errors(self._new(report.faults))
+                committed = shard.commit()
+            report.added, report.already = committed.added, committed.already
+            report.erased += committed.erased
+        report.seconds = time.perf_counter() - began
+        return report
+
+    def _new(self, faults: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the faults that the store's quarantine list does not hold yet."""
+        known: set[tuple[Any, ...]] = set()
+        names = ["call_id", "cut_id", "channel", "reason"]
+        for file in [each for each in self.store.state.files.values() if each.table == "errors"]:
+            table = self.store.table(file, names)
+            known.update(zip(*(table.column(name).to_pylist() for name in names), strict=True))
+        return [fault for fault in faults if tuple(fault[name] for name in names) not in known]
+
+
+class _Heads:
+    """Heads that pool or label; see `embstore.labels`."""
+
+    def __init__(self, options: ExportOptions, backbone: Backbone) -> None:
+        self.widths: dict[str, int] = {}
+        self._labellers: Any = None
+        wanted = [name for name in options.pooled if ":" in name]
+        if options.heads or wanted:
+            from embstore.labels import HeadColumns
+
+            self._labellers = HeadColumns(options, backbone)
+            self.widths = self._labellers.widths
+
+    def begin(self, cut: Cut) -> Any:
+        """Return what takes the frames of a cut, or None without heads."""
+        return None if self._labellers is None else self._labellers.begin(cut)
+
+
+class _ShardWork:
+    """Encodes the cuts of one shard."""
+
+    def __init__(self, exporter: Exporter, shard: Shard, report: ShardReport) -> None:
+        self.exporter, self.shard, self.report = exporter, shard, report
+        self.backbone, self.options = exporter.backbone, exporter.options
+        self._facts: dict[Any, planning.AudioFacts] = {}
+        layer = exporter.options.layer
+        self.layers: Any = {"last": None, "mix": "all"}.get(layer, [layer])
+        if isinstance(self.layers, list):
+            self.layers = [int(layer)]
+
+    def encode(self, jobs: Sequence[Job]) -> None:
+        """Encode jobs in their order, short ones in a row together."""
+        from encoder.longform import BLOCK_FRAMES
+
+        room = full = BLOCK_FRAMES * self.backbone.frame_shift
+        waiting: list[tuple[Job, np.ndarray]] = []
+        for job in jobs:
+            if not 0 < job.duration <= SHORT_SECONDS:
+                self._together(waiting)
+                waiting, room = [], full
+                self._one(job, self._pieces(job))
+                continue
+            began = time.perf_counter()
+            try:
+                waiting.append((job, job.cut.load(self.backbone.sample_rate)))
+            except UNREADABLE as error:
+                self._fault(job, error)
+                continue
+            finally:
+                self.report.encoding += time.perf_counter() - began
+            room -= job.duration
+            if room <= 0:
+                self._together(waiting)
+                waiting, room = [], full
+        self._together(waiting)
+
+    def _together(self, cuts: Sequence[tuple[Job, np.ndarray]]) -> None:
+        if not cuts:
+            return
+        began = time.perf_counter()
+        batch = self.backbone.encode_batch(
+            [waveform for _, waveform in cuts], context=self.exporter.context, layers=self.layers
+        )
+        self.report.encoding += time.perf_counter() - began
+        for (job, _), encoded in zip(cuts, batch, strict=True):
+            self._one(job, iter([encoded]))
+
+    def _pieces(self, job: Job) -> Iterator[Encoded]:
+        from encoder.longform import BLOCK_SECONDS
+        from trunkline import audio
+
+        samples = audio.blocks(
+            job.cut.audio_filepath,
+            channel=job.cut.channel,
+            start=job.cut.start or 0.0,
+            end=job.cut.end,
+            sample_rate=self.backbone.sample_rate,
+            block_seconds=BLOCK_SECONDS,
+        )
+        return self.backbone.encode_blocks(
+            samples, context=self.exporter.context, layers=self.layers
+        )
+
+    def _one(self, job: Job, pieces: Iterator[Encoded]) -> None:
+        """Write what the spaces want of one cut. What cannot be read is a fault, what cannot be written is raised."""
+        try:
+            facts = self._facts_of(job.cut)
+            shortest = self.backbone.receptive_field / self.backbone.sample_rate
+            windows = windows_of(job.cut, max(job.duration, shortest), self.options.segments)
+        except UNREADABLE as error:
+            self._fault(job, error)
+            return
+        sinks = CutSinks(self.shard, job, windows)
+        labels = self.exporter.heads.begin(job.cut)
+        try:
+            while True:
+                began = time.perf_counter()
+                try:
+                    encoded = next(pieces, None)
+                    frames = None if encoded is None else self._frames(encoded, job)
+                    if labels is not None and encoded is not None:
+                        labels.take(encoded)
+                except UNREADABLE as error:
+                    sinks.abort()
+                    self._fault(job, error)
+                    return
+                finally:
+                    self.report.encoding += time.perf_counter() - began
+                if frames is None:
+                    break
+                sinks.write(frames)
+        except BaseException:
+            sinks.abort()
+            raise
+        columns = planning.meta_values(job.spaces[0], job.cut, self.options.keep_meta)
+        pooled: dict[str, np.ndarray] = {}
+        if labels is not None:
+            own, pooled = labels.finish()
+            columns |= own
+        sinks.finish(_record(job, facts, columns), pooled)
+        self.report.cuts += 1
+        self.report.frames += sinks.count
+        self.report.hours += sinks.count * self.backbone.frame_shift / 3600
+
+    def _frames(self, encoded: Encoded, job: Job) -> np.ndarray:
+        """Return (frames, dim) float32 of the layer that is wanted, or the mean of all layers."""
+        if encoded.layers is None:
+            frames = encoded.frames[0]
+        else:
+            layers = encoded.layers[:, 0].float()
+            frames = layers[1:].mean(dim=0) if self.options.layer == "mix" else layers[0]
+        array = frames.float().cpu().numpy()
+        if not np.isfinite(array.sum(dtype=np.float64)):
+            raise DataError(f"The backbone gave NaN or infinite frames of cut {job.cut.id!r}.")
+        return array
+
+    def _facts_of(self, cut: Cut) -> planning.AudioFacts:
+        path = cut.audio_filepath
+        if path not in self._facts:
+            try:
+                facts = planning.audio_facts(path, self.options.audio_hash)
+            except OSError as error:
+                raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
+            self._facts = {path: facts}  # the cuts of a recording follow one another
+        return self._facts[path]
+
+    def _fault(self, job: Job, error: Exception) -> None:
+        cut = job.cut
+        self.report.faults.append(
+            {
+                "call_id": cut.call_id,
+                "cut_id": cut.id,
+                "channel": cut.channel or 0,
+                "speaker": cut.speaker,
+                "file": str(cut.audio_filepath),
+                "line": cut.line,
+                "reason": str(error),
+            }
+        )
+
+
+def _record(job: Job, facts: planning.AudioFacts, columns: dict[str, Any]) -> Record:
+    cut = job.cut
+    return Record(
+        call_id=cut.call_id,
+        cut_id=cut.id,
+        channel=cut.channel or 0,
+        start=cut.start or 0.0,
+        duration=job.duration,
+        speaker=cut.speaker,
+        file=str(cut.audio_filepath),
+        audio_sha256=facts.sha256,
+        audio_bytes=facts.bytes,
+        audio_mtime=facts.mtime,
+        started_at=_started_at(cut),
+        columns=columns,
+    )
+
+
+def _started_at(cut: Cut) -> datetime.datetime | None:
+    """Return when the call began, where the manifest says so in ISO 8601; without a zone it is UTC."""
+    value = cut.label("started_at")
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
