@@ -35,6 +35,7 @@ CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 READING = Path(__file__).parent / "_reading.py"
 
 PACKAGES = {
+    "pyarrow": ["pyarrow", "numpy"],
     "pandas": ["pandas", "pyarrow"],
     "datasets": ["datasets"],
     "daft": ["daft", "pandas"],
@@ -121,10 +122,10 @@ def measure(engine: str, store: str, expected: Found, work: Path, here: bool) ->
     python = Path(sys.executable)
     if not here:
         python = work / engine / "bin" / "python"
-        venv.create(work / engine, with_pip=True)
+        venv.create(work / engine, with_pip=False)
         packages = PACKAGES.get(engine, [engine])
-        command = [python, "-m", "pip", "install", "-q", "-c", CONSTRAINTS, *packages]
-        done = _run(command, 1200)
+        install = ["install", "-q", "--no-compile", "-c", CONSTRAINTS, *packages]
+        done = _run([sys.executable, "-m", "pip", "--python", python, *install], 1200)
         if done.returncode:
             return row | {"said": f"not installed: {_last(done.stderr)}"}
     row["version"] = _version(python, engine)

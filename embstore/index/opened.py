@@ -22,8 +22,10 @@ from embstore.index.folder import (
     read_ids,
     read_info,
 )
+from embstore.index.ids import ids_of, ids_schema
 from embstore.index.parts import batches, normalised, unit_vectors
-from embstore.schema import VECTORS, schema_of
+from embstore.joined import with_calls
+from embstore.schema import VECTORS, Space
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
 from trunkline.errors import DataError, UsageError
@@ -49,6 +51,29 @@ class Index:
         check_ids(folder, info, read_ids(folder, ["id"]), index.ntotal, index.d)
         return cls(store, folder, info, index)
 
+    @classmethod
+    def without_faiss(cls, store: EmbeddingStore, table: str, space: Space) -> Index:
+        """Return what searches all vectors of a table as they lie in Parquet, where no index was made."""
+        files = store.state.files_of(table, space.name)
+        stamps = {file.path: file.sha256 for file in files}
+        rows = sum(file.rows for file in files)
+        scan = cls(
+            store, store.path,
+            IndexInfo("", table, space.name, "none", "cosine", space.dim, rows, rows, stamps, store.state.version),
+            None,
+        )  # fmt: skip
+        schema = ids_schema(table, space)
+        columns = [name for name in schema.names if name not in PRIVATE]
+        found, first = [schema.empty_table()], 0
+        for file in files:
+            row = 0
+            for batch in batches(store, file, columns):
+                ids = ids_of(batch, file.path, row, first, schema)
+                found.append(pa.Table.from_batches([ids]))
+                row, first = row + len(batch), first + len(batch)
+        scan.ids = pa.concat_tables(found).combine_chunks()
+        return scan
+
     @cached_property
     def ids(self) -> pa.Table:
         """`ids.parquet`: `id`, the columns of the table, and where each row lies (`part`, `row`)."""
@@ -58,14 +83,7 @@ class Index:
     def columns(self) -> pa.Table:
         """What conditions may ask for: the columns of the table, and of the call each row belongs to."""
         own = self.ids.drop_columns(["part", "row"])
-        calls = pa.Table.from_batches(
-            self.store.scan("calls", self.info.space),
-            schema_of("calls", self.store.space(self.info.space)),
-        )
-        keys = ["call_id", "cut_id", "channel"]
-        added = [name for name in calls.column_names if name not in (*own.column_names, "space")]
-        joined = own.join(calls.select([*keys, *added]), keys, join_type="left outer")
-        return joined.sort_by("id")  # a join keeps no order
+        return with_calls(self.store, own, self.store.space(self.info.space))
 
     def stale(self) -> list[str]:
         """Return the Parquet files that came, changed or went since the index was made."""
@@ -99,7 +117,7 @@ class Index:
                 np.zeros((len(queries), 0), np.float32),
                 np.zeros((len(queries), 0), np.int64),
             )
-        elif exact and self.info.kind != "flat":
+        elif self.index is None or (exact and self.info.kind != "flat"):
             scores, ids = self._exact(queries, k, allowed)
         else:
             scores, ids = self.nearest(queries, k, allowed)

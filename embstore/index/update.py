@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embstore.index.build import ids_of
 from embstore.index.folder import (
     FAISS,
     IDS,
@@ -25,6 +24,7 @@ from embstore.index.folder import (
     read_info,
     write_info,
 )
+from embstore.index.ids import ids_of
 from embstore.index.opened import current_files, read_faiss
 from embstore.index.parts import batches, unit_vectors
 from embstore.state import StoredFile
