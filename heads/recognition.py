@@ -85,6 +85,7 @@ class RecognitionHead(Head):
 
     Options: ClassVar[type[HeadOptions]] = RecognitionOptions
     default_label = "text"
+    use = "transcribe"
     options: RecognitionOptions  # type: ignore[assignment]
 
     def __init__(
