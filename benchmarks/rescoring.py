@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks._rescoring_lists import DATA, heard, models, names_in, renamed, spoken
 from benchmarks.phonetics import made_up_names
-from rescoring.bias import default_threshold, expand, phrase_errors
+from rescoring.bias import default_threshold, expander, phrase_errors
 from rescoring.combine import Rescorer
 from rescoring.consensus import Consensus, Phonetic
 from rescoring.features import Features, collect
@@ -139,9 +139,9 @@ def phrases() -> dict[str, Any]:
     phrase_list = PhraseList(listed)
     plain, hearing = Rescorer(lm=lm), Rescorer(lm=lm, phrases=phrase_list)
     without = tune(collect(dev, plain), terms=["lm", "len"]).weights
-    expanded = with_candidates(dev, plain.with_weights(without), phrase_list)
+    expanded = map(expander(hearing.with_weights(without)), dev)
     tuned = tune(collect(expanded, hearing), terms=["lm", "len", "bias"]).weights
-    wider = with_candidates(test, hearing.with_weights(tuned), phrase_list)
+    wider = map(expander(hearing.with_weights(tuned)), test)
     answers = {
         "1-best": [x.hyps[0].text for x in test],
         "lm": [plain.with_weights(without).score(x).best for x in test],
@@ -162,11 +162,6 @@ def phrases() -> dict[str, Any]:
             for name, answer in answers.items()
         ],
     }
-
-
-def with_candidates(lists: Iterable[NBest], rescorer: Rescorer, listed: PhraseList) -> list[NBest]:
-    """Return the lists with hypotheses in which phrases stand, copies of the one that the rescorer puts first."""
-    return [expand(x, listed, row=int(rescorer.score(x).order[0])) for x in lists]
 
 
 def _phrase_row(

@@ -82,8 +82,7 @@ def expand(
 
     Args:
         phrases: to look for, beside the list's own `bias`.
-        row: the hypothesis that is copied, by default the acoustically best. Where models weigh in, take the one that
-            they put first (``rescorer.score(nbest).order[0]``): a candidate is as wrong elsewhere as what it copies.
+        row: the hypothesis that is copied, by default the acoustically best; see `expander`.
         threshold: mean distance up to which a stretch is replaced; by default `default_threshold` of the list's size.
 
     Raises:
@@ -122,6 +121,33 @@ def expand(
     if not told:
         return nbest
     return dataclasses.replace(nbest, hyps=tuple(hyps), extra={**nbest.extra, EXPANDED: told})
+
+
+def expander(
+    rescorer: Rescorer, *, threshold: float | None = None, kappa: float = KAPPA, limit: int = LIMIT
+) -> Callable[[NBest], NBest]:
+    """Return what adds candidates to a list: copies of the text that `rescorer` puts first when bias does not count.
+
+    A candidate is as wrong elsewhere as what it copies, so that is the best text without phrases: were the term bias
+    heard already, a text with a phrase and other errors would be copied, or need no candidate. Lists are searched for
+    the rescorer's phrases and their own; one without any is returned as it is.
+
+    Raises, when called:
+        DataError: a phrase of the list has no word; the message names the list.
+    """
+    plain = rescorer.with_weights(dataclasses.replace(rescorer.weights, bias=0.0))
+    phrases = rescorer.models.phrases
+
+    def expanded(nbest: NBest) -> NBest:
+        if phrases is None and not nbest.bias:
+            return nbest
+        row = int(plain.score(nbest).order[0])
+        try:
+            return expand(nbest, phrases, row=row, threshold=threshold, kappa=kappa, limit=limit)
+        except DataError as error:
+            raise DataError(f"{nbest.utt_id}: {error}") from error
+
+    return expanded
 
 
 class _Replacement(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rescoring.options import add_model_options, expander
+from rescoring.options import add_model_options, build_expander
 from rescoring.rescore import add_weight_options, build
 from trunkline.command import Summary, run
 
@@ -44,7 +44,7 @@ def _explain(arguments: argparse.Namespace) -> Summary:
     from trunkline.nbest import read_nbest
 
     rescorer = build(arguments)
-    expanded = expander(arguments, rescorer)
+    expanded = build_expander(arguments, rescorer)
     wanted: dict[str, None] = dict.fromkeys(arguments.utt or ())
     seen: list[str] = []
     tables: dict[str, list[dict[str, Any]]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trunkline.errors import DataError, UsageError
+from trunkline.errors import UsageError
 
 if TYPE_CHECKING:
     from rescoring.combine import Rescorer
@@ -72,27 +72,16 @@ def build_rescorer(
     return Rescorer(weights, lm, semantic, phonetic, **more)
 
 
-def expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callable[[NBest], NBest]:
-    """Return what adds hypotheses with phrases to a list, copies of the one that `rescorer` puts first.
-
-    A list for which there are no phrases is returned as it is.
-    """
-    phrases, threshold = rescorer.models.phrases, arguments.threshold
+def build_expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callable[[NBest], NBest]:
+    """Return what adds hypotheses with phrases to a list (`rescoring.bias.expander`), unless --no-expand."""
+    threshold = arguments.threshold
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"--threshold must be from 0 to 1, not {threshold:g}.")
+    if arguments.no_expand:
+        return lambda nbest: nbest
+    from rescoring.bias import expander
 
-    def expanded(nbest: NBest) -> NBest:
-        if arguments.no_expand or not (phrases or nbest.bias):
-            return nbest
-        from rescoring.bias import expand
-
-        try:
-            row = int(rescorer.score(nbest).order[0])
-            return expand(nbest, phrases, row=row, threshold=threshold)
-        except DataError as error:
-            raise DataError(f"{nbest.utt_id}: {error}") from error
-
-    return expanded
+    return expander(rescorer, threshold=threshold)
 
 
 def sources(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rescoring.options import add_model_options, build_rescorer, expander
+from rescoring.options import add_model_options, build_expander, build_rescorer
 from trunkline.command import Summary, run
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _rescore(arguments: argparse.Namespace) -> Summary:
     if arguments.out.exists() and arguments.out.samefile(arguments.lists):
         raise UsageError(f"--out {arguments.out} is the file that is read; give another name.")
     rescorer = build(arguments)
-    expanded = expander(arguments, rescorer)
+    expanded = build_expander(arguments, rescorer)
     tally = _Tally()
 
     def rescored() -> Iterator[NBest]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rescoring.options import add_model_options, build_rescorer, expander, sources
+from rescoring.options import add_model_options, build_expander, build_rescorer, sources
 from trunkline.command import Summary, run
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def _tune(arguments: argparse.Namespace) -> Summary:
     lists = list(read_nbest(arguments.lists))
     features = collect(lists, rescorer)
     tuned = tune(features, **settings, seed=arguments.seed)
-    wider = list(map(expander(arguments, rescorer.with_weights(tuned.weights)), lists))
+    wider = list(map(build_expander(arguments, rescorer.with_weights(tuned.weights)), lists))
     if wider != lists:
-        # Phrases are put into the text that wins without them, so that weights come before candidates, and after.
+        # Candidates are copies of the text that wins without phrases, which takes weights; theirs are fitted after.
         features = collect(wider, rescorer)
         tuned = tune(features, **settings, seed=arguments.seed)
     summary: Summary = {
@@ -72,7 +72,7 @@ def _tune(arguments: argparse.Namespace) -> Summary:
     tables[title] = ablations(features, tuned.weights, arguments.seed)
     tables["Steps (held-out word error rate, and its difference from the set before)"] = tuned.steps
     if arguments.test:
-        expanded = expander(arguments, rescorer.with_weights(tuned.weights))
+        expanded = build_expander(arguments, rescorer.with_weights(tuned.weights))
         test = collect(map(expanded, read_nbest(arguments.test)), rescorer)
         found = report(test, test.chosen(tuned.weights), arguments.seed)
         tables |= {f"{name} of {arguments.test}": x for name, x in found.pop("tables").items()}
