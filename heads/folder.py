@@ -44,7 +44,8 @@ def save_head(
         head: with its adapter, trained on `backbone`.
         folder: appears whole, or not at all.
         backbone: the trunk, of which only the fingerprint is written.
-        training: how it was trained, and its `metrics`; plain JSON, shown in the card.
+        training: how it was trained, with its `metrics` or those on `dev`; plain JSON, of which the card shows numbers
+            and texts.
         overwrite: replace an existing directory.
 
     Raises:
@@ -171,7 +172,7 @@ def _card(head: Head, backbone: Backbone, config: Mapping[str, Any]) -> str:
     training = config["training"]
     names = () if head.labels is None else head.labels.names
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    metrics = training.get("metrics", {})
+    metrics = {**training.get("dev", {}), **training.get("metrics", {})}
     return "\n".join(
         [
             f"# Trunkline head: {head.kind}",
