@@ -28,9 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m embstore.export",
         description="Write the vectors of calls into a store: one for each cut and one for each segment, and on "
-        "request every frame. A cut is encoded once in each space (backbone, layer, pooling, precision, context): run the same "
-        "command again, kill it, run two at once, and each is there once. Exit status 3 where some cuts could not be "
-        "read.",
+        "request every frame. A cut is encoded once in each space (backbone, layer, pooling, precision, context): "
+        "run the same command again, kill it, run two at once, and each is there once. Exit status 3 where some cuts "
+        "could not be read.",
         epilog="Example: python -m embstore.export --manifest calls.jsonl --backbone runs/small/backbone --out store",
     )
     option = parser.add_argument
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
            help="poolings, each a space of its own: mean, std, mean+std, max, attentive:DIR or speaker:DIR (of a "
            "head), or none (default mean)")  # fmt: skip
     option("--segments", default="10s", metavar="HOW",
-           help="segments of a cut: a length such as 10s, vad, turns, manifest (its `segments`), none (10s)")  # fmt: skip
+           help="segments: of a length such as 10s, vad, turns, manifest (its `segments`), or none (10s)")  # fmt: skip
     option("--frames", action="store_true", help="also every frame, rounded to 10 mantissa bits")
     option("--npy", action="store_true", help="also every frame as one float16 .npy file a cut")
     option("--precision", default="m10", choices=("m10", "f32"), help="of frames (m10)")

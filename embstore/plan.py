@@ -71,6 +71,8 @@ def spaces_of(
         manifest: has the columns that are kept.
         widths: poolings of heads and how many numbers they give.
     """
+    if options.layer.isdecimal() and int(options.layer) > backbone.num_layers:
+        raise UsageError(f"--layer {options.layer}: the layers are 0 to {backbone.num_layers}.")
     columns = {f"meta_{name}": _type_of(manifest, name) for name in options.keep_meta}
     for name, _ in options.heads:
         columns |= {f"{name}_label": "string", f"{name}_score": "float32"}
@@ -88,7 +90,7 @@ def spaces_of(
     spaces = [
         Space(
             pooling=name,
-            dim=widths.get(name) or WIDTHS[name] * backbone.d_model,
+            dim=widths.get(name) or WIDTHS.get(name, 1) * backbone.d_model,
             settings={"segments": options.segments if name in WIDTHS else "none"},
             **shared,
         )
