@@ -21,7 +21,7 @@ from embstore.index.folder import FAISS, IDS, INFO, find
 from embstore.index.opened import Index
 from embstore.index.update import merge, update
 from embstore.where import select
-from tests.embedding_stores import DIM, SPACE, add, calls, store_of, vectors
+from tests.made_stores import DIM, SPACE, add, calls, store_of, vectors
 from trunkline.errors import DataError, UsageError
 
 ROOT = Path(__file__).parent.parent

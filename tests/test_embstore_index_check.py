@@ -12,7 +12,7 @@ import pytest
 from embstore.index import check
 from embstore.index.build import build, plan
 from embstore.index.folder import FAISS, IDS, INFO, find
-from tests.embedding_stores import SPACE, add, store_of
+from tests.made_stores import SPACE, add, store_of
 from trunkline.checkpoint import sha256_file
 
 
