@@ -15,7 +15,15 @@ from tests.preparing import data, rows_of, write_rows
 from trunkline.errors import DataError, UsageError
 from trunkline.manifest import Manifest, manifest_of_rows
 from trunkline.prepare.filter import Expression
-from trunkline.prepare.tag import BORDERLINE, TAGS, Limits, fit_for, repetitions, tag, tags_of_text
+from trunkline.prepare.tag import (
+    BORDERLINE,
+    TAGS,
+    Limits,
+    fit_for,
+    repetitions,
+    tagger,
+    tags_of_text,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -23,6 +31,11 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def manifest_of(rows: list[dict[str, Any]]) -> Manifest:
     full = [{"audio_filepath": f"{i}.wav"} | row for i, row in enumerate(rows)]
     return manifest_of_rows(Path("/nowhere/m.jsonl"), enumerate(full, 1))
+
+
+def tag(rows: list[dict[str, Any]], limits: Limits | None = None) -> list[dict[str, Any]]:
+    manifest = manifest_of(rows)
+    return list(map(tagger(manifest, limits), manifest.rows()))
 
 
 def tags(text: str, seconds: float = 3.0, language: str | None = "vi") -> list[str]:
@@ -115,11 +128,11 @@ def test_turns_that_cover_each_other_on_one_channel_are_tagged():
     rows = [
         {"audio_filepath": "c.wav", "channel": c, "start": s, "end": e} for c, s, e in spans
     ] + [{"audio_filepath": "c.wav", "channel": 0}]
-    found = [change["tags"] for change in tag(manifest_of(rows))]
+    found = [change["tags"] for change in tag(rows)]
     hard, border = ["overlapping_turns"], None
     assert found == [border, border, hard, hard, None, hard, hard, None]
     rows[1]["start"] = 3.7
-    found = [change["tags"] for change in tag(manifest_of(rows))]
+    found = [change["tags"] for change in tag(rows)]
     assert found[:2] == [["borderline:overlapping_turns"]] * 2
 
 
@@ -133,7 +146,7 @@ def test_overlap_is_that_of_every_pair(spans):
         {"audio_filepath": "c.wav", "channel": 0, "start": s, "end": s + d, "id": str(i)}
         for i, (s, d) in enumerate(spans)
     ]
-    found = [bool(change["tags"]) for change in tag(manifest_of(rows), Limits(overlap=(0.5, 0.5)))]
+    found = [bool(change["tags"]) for change in tag(rows, Limits(overlap=(0.5, 0.5)))]
     for i, (s, d) in enumerate(spans):
         shares = [
             (min(s + d, s2 + d2) - max(s, s2)) / min(d, d2)
@@ -152,7 +165,7 @@ def test_a_speaker_or_role_on_the_other_channel_is_tagged():
             {"call_id": str(call), "channel": 1 - agent, "speaker": f"c{call}"},
         ]
     rows += [{"call_id": "x", "channel": 0, "role": "customer"}, {"channel": 0, "role": "agent"}]
-    found = [change["tags"] for change in tag(manifest_of(rows))]
+    found = [change["tags"] for change in tag(rows)]
     swapped = [index for index, names in enumerate(found) if names == ["channel_swapped"]]
     assert swapped == [8, 9, 12]
 

@@ -8,6 +8,7 @@ where that is not writable), and a `Cut` is built from its row when it is asked 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +20,14 @@ import pyarrow as pa
 
 from trunkline import audio
 from trunkline.errors import DataError, StorageError, UsageError, nearest
-from trunkline.manifest_table import TYPES, map_table, table_of_lines, table_of_rows, write_whole
+from trunkline.manifest_table import (
+    TYPES,
+    map_table,
+    may_state,
+    table_of_lines,
+    table_of_rows,
+    write_whole,
+)
 from trunkline.rows import Cut, Row, extra_of
 
 FORMATS = ("auto", "jsonl", "directory", "csv", "tsv", "kaldi", "nemo", "lhotse")
@@ -75,7 +83,7 @@ class Manifest(Sequence[Cut]):
             )
         if name in TYPES or name == "line":
             return self._column(name).to_numpy()
-        values = [_label(row, name) for row in self.rows()]
+        values = list(self._labels(name))
         return np.array([*values, None], dtype=object)[:-1]
 
     def codes(self, name: str) -> tuple[np.ndarray, list[Any]]:
@@ -87,7 +95,7 @@ class Manifest(Sequence[Cut]):
         column = (
             (value for batch in self._batches(name) for value in batch.column(name).to_pylist())
             if name in TYPES
-            else (_hashable(_label(row, name)) for row in self.rows())
+            else map(_hashable, self._labels(name))
         )
         codes = np.fromiter(
             (-1 if value is None else places.setdefault(value, len(places)) for value in column),
@@ -105,12 +113,23 @@ class Manifest(Sequence[Cut]):
             DataError: tags or labels of a line are not a list and an object.
         """
         for batch in self._batches():
-            for typed in batch.to_pylist():
-                row = json.loads(typed["json"])
-                tags, labels = row.get("tags") or [], row.get("labels") or {}
-                if not isinstance(labels, dict) or not isinstance(tags, list):
-                    raise _ill_typed(self.path, typed["line"])
-                yield row | typed | {"tags": tags, "labels": labels}
+            yield from self._rows_of(batch)
+
+    def _rows_of(self, batch: pa.Table) -> Iterator[Row]:
+        for typed in batch.to_pylist():
+            row = json.loads(typed["json"])
+            tags, labels = row.get("tags") or [], row.get("labels") or {}
+            if not isinstance(labels, dict) or not isinstance(tags, list):
+                raise _ill_typed(self.path, typed["line"])
+            yield row | typed | {"tags": tags, "labels": labels}
+
+    def _labels(self, name: str) -> Iterator[Any]:
+        """Yield a label of each cut; lines are parsed only where one can have it."""
+        for batch in self._batches():
+            if name == "json" or may_state(batch.column("json"), name):
+                yield from (_label(row, name) for row in self._rows_of(batch))
+            else:
+                yield from itertools.repeat(None, batch.num_rows)
 
     def _batches(self, *names: str, size: int = 1 << 14) -> Iterator[pa.Table]:
         table = self._table.select(names) if names else self._table

@@ -139,6 +139,13 @@ def write_columns(
     return table.num_rows
 
 
+def may_state(texts: pa.ChunkedArray, name: str) -> bool:
+    """Return whether any of these lines of JSON can have a key `name`, also one written with escapes."""
+    quoted = json.dumps(name, ensure_ascii=False)
+    found = (pc.match_substring(texts, pattern) for pattern in (quoted, "\\u"))
+    return any(pc.any(each).as_py() for each in found)
+
+
 def _write_cache(path: Path, file: BinaryIO) -> None:
     with open(path, "rb") as source:
         digest = hashlib.file_digest(source, "sha256").hexdigest()

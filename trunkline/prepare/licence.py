@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Show or set licences."""
     from trunkline.prepare.filter import Expression
-    from trunkline.prepare.lines import Step, arguments_of, changed
+    from trunkline.prepare.lines import Step, arguments_of, rewritten
 
     if (args.set is None) != (args.output is None):
         raise UsageError("--set and OUTPUT belong together: what to set, and where to write it.")
@@ -78,15 +78,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         wanted = Expression(args.where or "true")
         found: Counter[str] = Counter()
 
-        def changes() -> Iterator[Row]:
-            for row in manifest.rows():
-                stated = row.get("licence")
-                new = wanted(row) and (args.replace or stated is None) and stated != args.set
-                found[str((args.set if new else stated) or NOT_STATED)] += 1
-                yield {"licence": args.set} if new else {}
-            wanted.check_names()
+        def change(row: Row) -> Row:
+            stated = row.get("licence")
+            new = wanted(row) and (args.replace or stated is None) and stated != args.set
+            found[str((args.set if new else stated) or NOT_STATED)] += 1
+            return {"licence": args.set} if new else {}
 
-        written = step.write(args.output, changed(manifest, args.output, changes()))
+        def lines() -> Iterator[str]:
+            yield from rewritten(manifest, args.output, change)
+            wanted.check_names()  # while nothing is in its place yet
+
+        written = step.write(args.output, lines())
         counts = dict(found.most_common())
         summary = step.finish(args.output, {"cuts": written})
     else:

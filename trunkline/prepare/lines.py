@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from trunkline.prepare.options import MAX_BAD
 from trunkline.rows import Row, parse_row
 
 _logger = log.get_logger(__name__)
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class Step:
@@ -152,16 +153,30 @@ def changed(manifest: Manifest, output: Path, changes: Iterable[Row | None]) -> 
     A value of None removes its key. Relative paths are made to hold from the output's folder. Lines
     that nothing changes in are the same bytes.
     """
+    pairs = zip(manifest.rows(), changes, strict=True)
+    return _written(manifest, output, pairs)
+
+
+def rewritten(
+    manifest: Manifest, output: Path, change: Callable[[Row], Row | None]
+) -> Iterator[str]:
+    """Yield what `changed` does, with `change(row)` of each row in order: rows are read once."""
+    return _written(manifest, output, ((row, change(row)) for row in manifest.rows()))
+
+
+def _written(
+    manifest: Manifest, output: Path, pairs: Iterable[tuple[Row, Row | None]]
+) -> Iterator[str]:
+    home = Path(os.path.abspath(output)).parent
     with log.progress(total=len(manifest), description=output.name, unit="cuts") as bar:
-        for row, change in zip(manifest.rows(), changes, strict=True):
+        for row, change in pairs:
             bar.advance()
             if change is not None:
-                yield line(manifest, row, output, change)
+                yield line(manifest, row, home, change)
 
 
-def line(manifest: Manifest, row: Row, output: Path, change: Row) -> str:
-    """Return a row of `Manifest.rows` as a line of the manifest `output`, with changes as `changed` has them."""
-    home = Path(os.path.abspath(output)).parent
+def line(manifest: Manifest, row: Row, home: Path, change: Row) -> str:
+    """Return a row of `Manifest.rows` as a line of a manifest in the folder `home` (absolute), see `changed`."""
     moved = home != manifest.root
     if not change and not moved:
         return row["json"]
@@ -177,7 +192,7 @@ def line(manifest: Manifest, row: Row, output: Path, change: Row) -> str:
 def dump(row: Row) -> str:
     """Return a row as a line of JSON."""
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+        return _to_json(row)
     except (TypeError, ValueError) as error:
         raise DataError(f"Cut {row.get('id')!r} cannot be written as JSON: {error}.") from error
 

@@ -12,14 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from trunkline.errors import DataError, StorageError, UsageError
 from trunkline.rows import Row
 from trunkline.text import LANGUAGES, TONE_MARKS, Normalised, Normaliser, decode
-
-if TYPE_CHECKING:
-    from trunkline.manifest import Manifest
 
 _MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
 _EXAMPLES = 10  # of each rule and each kind of flag in the report
@@ -102,31 +99,29 @@ class Normalisers:
         return self._made["vi" if vietnamese else "neutral"]
 
 
-def normalise_rows(
-    manifest: Manifest, normalisers: Normalisers, report: Report, changes: TextIO | None = None
-) -> Iterator[Row]:
-    """Yield what changes in each row: its `text`, `text_written` and `tags`; {} where nothing does.
+def normalise_row(
+    row: Row, source: str, normalisers: Normalisers, report: Report, changes: TextIO | None = None
+) -> Row:
+    """Return what changes in a row: its `text`, `text_written` and `tags`; {} where nothing does.
 
-    Every text goes into `report`, and as a line of JSON into `changes` where that is given.
+    The text goes into `report`, and as a line of JSON into `changes` where that is given.
     """
-    for row in manifest.rows():
-        written = row.get("text")
-        if written is None:
-            yield {}
-            continue
-        where = row.get("id") or f"{manifest.path.name}:{row['line']}"
-        result = normalisers.of(row.get("language")).explain(written)
-        report.add(where, written, result)
-        if changes is not None:
-            changes.write(_line(where, written, result))
-        change: Row = {}
-        if result.text != written:
-            change = {"text": result.text}
-            if "text_written" not in row:
-                change["text_written"] = written
-        new = [FILLER] * bool(result.tags) + [NOT_UNDERSTOOD] * bool(result.flags)
-        tags = [*row["tags"], *(tag for tag in new if tag not in row["tags"])]
-        yield change | ({"tags": tags} if tags != row["tags"] else {})
+    written = row.get("text")
+    if written is None:
+        return {}
+    where = row.get("id") or f"{source}:{row['line']}"
+    result = normalisers.of(row.get("language")).explain(written)
+    report.add(where, written, result)
+    if changes is not None:
+        changes.write(_line(where, written, result))
+    change: Row = {}
+    if result.text != written:
+        change = {"text": result.text}
+        if "text_written" not in row:
+            change["text_written"] = written
+    new = [FILLER] * bool(result.tags) + [NOT_UNDERSTOOD] * bool(result.flags)
+    tags = [*row["tags"], *(tag for tag in new if tag not in row["tags"])]
+    return change | ({"tags": tags} if tags != row["tags"] else {})
 
 
 def normalise_lines(
@@ -215,7 +210,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Normalise a manifest or a text file."""
     from trunkline import log
     from trunkline.checkpoint import write_file, write_json
-    from trunkline.prepare.lines import Step, arguments_of, changed
+    from trunkline.prepare.lines import Step, arguments_of, rewritten
 
     if args.source.resolve() == args.output.resolve():
         raise UsageError(f"{args.output} is the source itself; name another file to write.")
@@ -233,8 +228,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with write_file(args.changes) if args.changes else nullcontext() as changes:
         if args.source.is_dir() or args.source.suffix.lower() in _MANIFESTS:
             manifest = step.read(args.source)
-            rows = normalise_rows(manifest, normalisers, report, changes)
-            step.write(args.output, changed(manifest, args.output, rows))
+            name = manifest.path.name
+            lines = rewritten(
+                manifest,
+                args.output,
+                lambda row: normalise_row(row, name, normalisers, report, changes),
+            )
+            step.write(args.output, lines)
             if not report.texts:
                 log.get_logger(__name__).warning("%s has no cut with a text.", args.source)
         else:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,6 +192,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = overlapped = 0.0
     spoken: set[int] = set()
     without_text = 0
+    home = Path(os.path.abspath(args.output)).parent
 
     def lines() -> Iterator[str]:
         nonlocal seconds, overlapped, without_text
@@ -199,7 +202,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             if change["text"] is None and row["text"] is not None and row["line"] not in spoken:
                 without_text += 1
             spoken.add(row["line"])
-            yield line(manifest, row, args.output, change)
+            yield line(manifest, row, home, change)
         step.check_limit()  # before the output takes the place of an earlier one
 
     turns = step.write(args.output, lines())

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trunkline.errors import UsageError
-from trunkline.prepare.timeline import channel_swaps, overlaps
+from trunkline.prepare.timeline import channel_swaps, on_other_side, overlaps
 from trunkline.rows import Row
 from trunkline.syllable import parse
 
@@ -178,25 +178,30 @@ def _needs_repair(text: str) -> bool:
     return repair(text)[0] != text
 
 
-def tag(manifest: Manifest, limits: Limits | None = None) -> Iterator[Row]:
-    """Yield for each cut what changes in its line: `tags` (others' tags stay) and `measured`."""
+def tagger(manifest: Manifest, limits: Limits | None = None) -> Callable[[Row], Row]:
+    """Return a function of each row of `manifest.rows()`, in order, to what changes in its line.
+
+    These are `tags` (others' tags stay) and `measured`.
+    """
     from trunkline.prepare.lines import seconds
 
     limits = limits or Limits()
-    covered = overlaps(manifest)
-    swapped = channel_swaps(manifest)
-    for row, share, wrong_side in zip(manifest.rows(), covered, swapped, strict=True):
+    about_turns = zip(overlaps(manifest).tolist(), channel_swaps(manifest).tolist(), strict=True)
+
+    def change(row: Row) -> Row:
+        share, wrong_side = next(about_turns)
         found = [name for name in row["tags"] if name not in _OURS]
-        change: Row = {}
+        new: Row = {}
         if (text := row["text"]) is not None:
             length = seconds(row)
-            measured = measure(text, length)
+            new["measured"] = measured = measure(text, length)
             found += _tags(text, length, row["language"], limits, measured)
-            change["measured"] = measured
         found += _graded("overlapping_turns", [share >= limit for limit in limits.overlap])
-        if wrong_side:
+        if wrong_side or on_other_side(row):
             found.append("channel_swapped")
-        yield change | {"tags": found or None}
+        return new | {"tags": found or None}
+
+    return change
 
 
 def fit_for(row: Row, purpose: str) -> bool:
@@ -239,23 +244,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Tag a manifest."""
-    from trunkline.prepare.lines import Step, arguments_of, changed
+    from trunkline.prepare.lines import Step, arguments_of, rewritten
 
     limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
     step = Step("tag", arguments_of(args), max_bad=args.max_bad)
     manifest = step.read(args.manifest)
     counts: Counter[str] = Counter()
     untagged = 0
+    change_of = tagger(manifest, limits)
 
-    def counted() -> Iterator[Row]:
+    def counted(row: Row) -> Row:
         nonlocal untagged
-        for change in tag(manifest, limits):
-            ours = _OURS.intersection(change["tags"] or ())
-            counts.update(ours)
-            untagged += not ours
-            yield change
+        change = change_of(row)
+        ours = _OURS.intersection(change["tags"] or ())
+        counts.update(ours)
+        untagged += not ours
+        return change
 
-    written = step.write(args.output, changed(manifest, args.output, counted()))
+    written = step.write(args.output, rewritten(manifest, args.output, counted))
     summary = step.finish(
         args.output, {"cuts": written, "untagged": untagged, "tags": dict(counts)}
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trunkline import audio
+from trunkline.rows import Row
 
 if TYPE_CHECKING:
     from trunkline.manifest import Manifest
@@ -43,18 +44,21 @@ def overlaps(manifest: Manifest) -> np.ndarray:
     return shares
 
 
-def channel_swaps(manifest: Manifest) -> np.ndarray:
-    """Return (cuts,) whether a cut's channel is that of the other party.
+def on_other_side(row: Row) -> bool:
+    """Return whether a row states a `role` ("agent", "customer") and the channel of the other one."""
+    role = row.get("role")
+    known = isinstance(role, str) and role in audio.ROLES and row["channel"] is not None
+    return known and row["channel"] != audio.ROLES[role]
 
-    Told by a `role` ("agent", "customer") on the other's channel, or by a speaker who has another
-    channel in nearly all of at least three calls; then both sides of that call are swapped.
+
+def channel_swaps(manifest: Manifest) -> np.ndarray:
+    """Return (cuts,) whether a cut's channel is that of the other party, told by its speaker.
+
+    A speaker who has another channel in nearly all of at least three calls is on the wrong one in
+    this; then both sides of the call are swapped.
     """
     swapped = np.zeros(len(manifest), dtype=bool)
     channel = np.nan_to_num(manifest.column("channel").astype(np.float64), nan=-1).astype(np.int64)
-    role, roles = manifest.codes("role")
-    for code, name in enumerate(roles):
-        if name in audio.ROLES:
-            swapped |= (role == code) & (channel >= 0) & (channel != audio.ROLES[name])
     call = manifest.codes("call_id")[0]
     speaker, speakers = manifest.codes("speaker")
     known = (speaker >= 0) & ((channel == 0) | (channel == 1))
@@ -68,4 +72,4 @@ def channel_swaps(manifest: Manifest) -> np.ndarray:
     usual = np.where(share >= _USUAL, 1, np.where(share <= 1 - _USUAL, 0, -1))
     usual[calls < _CALLS] = -1
     unusual = (usual[heard[0]] >= 0) & (heard[2] != usual[heard[0]])
-    return swapped | (np.isin(call, heard[1][unusual]) & (channel >= 0))
+    return np.isin(call, heard[1][unusual]) & (channel >= 0)
