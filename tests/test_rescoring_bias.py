@@ -3,195 +3,27 @@
 from __future__ import annotations
 
 import math
-import random
-import time
-import unicodedata
-from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rescoring import phrases as phrases_module
 from rescoring.bias import (
     EXPANDED,
     StagedRescorer,
     bias_scores,
     default_threshold,
     expand,
+    expander,
     phrase_errors,
     tune_threshold,
 )
 from rescoring.combine import Rescorer
-from rescoring.phonetics import sentence_distance
-from rescoring.phrases import Match, PhraseList
-from rescoring.simulate import Recogniser, simulate
+from rescoring.phrases import PhraseList
 from rescoring.weights import Weights
-from trunkline.errors import DataError, StorageError, UsageError
+from tests.phrase_lists import one, simulated
+from trunkline.errors import DataError, UsageError
 from trunkline.nbest import Hypothesis, NBest, parse_nbest, to_json
-from trunkline.syllable import parse, place_tone, split_tone, words
-
-FAMILY = words("nguyễn trần lê phạm hoàng phan vũ đặng bùi đỗ hồ ngô dương lý đinh trịnh")
-MIDDLE = words("văn thị minh thanh quốc ngọc hữu đức xuân thu kim bảo gia tuấn")
-GIVEN = words(
-    "an bình châu dũng giang hà hương khánh lan long mai nam nga phúc quân sơn tâm thảo trang vinh yến"
-)
-TALK = words(
-    "tôi muốn hỏi về số dư tài khoản của mình ngày hôm qua anh chị cho biết phí chuyển tiền bao nhiêu "
-    "dạ vâng xin chờ một chút em kiểm tra lại giúp thẻ này bị khóa từ tuần trước rồi cảm ơn"
-)
-
-
-def names(count: int, seed: int = 0) -> list[str]:
-    rng = random.Random(seed)
-    found: dict[str, None] = {}
-    while len(found) < count:
-        parts = (
-            rng.choice(FAMILY),
-            rng.choice(MIDDLE),
-            rng.choice(MIDDLE + GIVEN),
-            rng.choice(GIVEN),
-        )
-        found[" ".join(parts[: rng.choice([3, 4])]).title()] = None
-    return list(found)
-
-
-def misheard(word: str, rng: random.Random) -> str:
-    """The word with another tone and, where that gives a syllable, another onset of another VnSoundex class."""
-    letters, _ = split_tone(word) or (word, "")
-    onset, other = rng.choice(
-        [("m", "n"), ("h", "kh"), ("t", "th"), ("đ", "t"), ("b", "m"), ("l", "r")]
-    )
-    changed = other + letters[len(onset) :] if letters.startswith(onset) else letters
-    changed = place_tone(changed, rng.choice(["", "f", "s", "r", "x", "j"]))
-    return changed if parse(changed) else word
-
-
-def one(text: str, *others: str, **fields) -> NBest:
-    hyps = tuple(Hypothesis(x, -10.0 - i) for i, x in enumerate((text, *others)))
-    return NBest("u1", hyps, **fields)
-
-
-# -- lists
-
-
-def test_phrases_are_found_by_sound_nearest_first():
-    listed = PhraseList(["Nguyễn Văn Sinh", "Trần Thị Lan", "Vinhomes Ocean Park"])
-    tokens = words("gặp anh nguyển văn xinh ở vinhome ocean pak")
-    found = listed.find(tokens, 0.16)
-    assert [(x.start, x.stop, x.phrase) for x in found] == [(2, 5, 0), (6, 9, 2)]
-    for x in found:
-        exact = sentence_distance(tokens[x.start : x.stop], listed.tokens[x.phrase])
-        assert x.distance == pytest.approx(exact, abs=1e-6)
-
-
-def test_equal_phrases_are_kept_once():
-    assert PhraseList(["Hòa Bình", "HOÀ BÌNH!", "hòa bình"]).phrases == ("Hòa Bình", "HOÀ BÌNH!")
-
-
-@pytest.mark.parametrize("size", [30, 400])
-def test_long_lists_find_what_an_exhaustive_search_finds(monkeypatch, size):
-    listed, rng = PhraseList(names(size)), random.Random(1)
-    texts = []
-    for _ in range(40):
-        said = words(rng.choice(listed.phrases))
-        said = [misheard(word, rng) for word in said]
-        texts.append([*rng.sample(TALK, 4), *said, *rng.sample(TALK, 4)])
-    wanted = [listed.find(text, 0.12) for text in texts]
-    monkeypatch.setattr(phrases_module, "EXHAUSTIVE", 0)
-    found = [listed.find(text, 0.12) for text in texts]
-    assert sum(map(len, wanted)) > 20
-    for exhaustive, indexed in zip(wanted, found, strict=True):
-        assert set(indexed) <= set(exhaustive)
-    assert sum(map(len, found)) >= 0.98 * sum(map(len, wanted))
-
-
-def test_ten_thousand_phrases_are_searched_in_milliseconds():
-    listed, rng = PhraseList(names(10_000)), random.Random(2)
-    listed.find(words("một hai ba bốn"), 0.08)  # the index is built at the first search
-    times = []
-    for _ in range(30):
-        text = [*rng.sample(TALK, 16), *words(rng.choice(listed.phrases))]
-        start = time.process_time()
-        found = listed.find(text, 0.08)
-        times.append(time.process_time() - start)
-        assert found[0].distance == 0
-    # 5 ms on a quiet core, which benchmarks/phonetics.py measures; other work slows this one down.
-    assert np.median(times) < 0.015
-
-
-def test_a_list_of_a_hundred_thousand_lines_is_read_and_searched(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_text(
-        "\n".join(f"{a} {i // 20_000}" for i, a in enumerate(names(20_000) * 5)), encoding="utf-8"
-    )
-    listed = PhraseList.read(path)
-    assert len(listed) == 100_000
-    assert listed.same_code([*words(listed.phrases[70_000]), "ạ"])[0].phrase == 70_000
-
-
-def test_nearest_cells_are_searched_where_there_are_very_many(monkeypatch):
-    monkeypatch.setattr(phrases_module, "FLAT", 200)
-    monkeypatch.setattr(phrases_module, "EXHAUSTIVE", 0)
-    listed = PhraseList(names(600))
-    for number in range(0, 600, 50):
-        found = listed.find([*TALK[:5], *listed.tokens[number], *TALK[5:9]], 0.04)
-        assert found[0].phrase == number
-
-
-def test_a_file_of_phrases_may_have_a_mark_blank_lines_and_any_characters(tmp_path):
-    path = tmp_path / "phrases.txt"
-    path.write_bytes("\ufeffA.B (C)+ [d]*\r\n\r\n  \n^$ Hòa | Bình \\d\n".encode())
-    listed = PhraseList.read(path)
-    assert listed.phrases == ("A.B (C)+ [d]*", "^$ Hòa | Bình \\d")
-    assert listed.tokens == (("a", "b", "c", "d"), ("hòa", "bình", "d"))
-    assert listed.find(words("hòa bình đ"), 0.3)[0].phrase == 1
-
-
-def test_a_composed_and_a_decomposed_list_are_the_same():
-    name = "Nguyễn Thị Hường"
-    assert PhraseList([unicodedata.normalize("NFD", name)]).tokens == PhraseList([name]).tokens
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"An\n\n.*\n", r"phrases.txt:3: '\.\*' has no word"),
-        ("An\n😀\n".encode(), r"phrases.txt:2: '😀' has no word"),
-        (b"An\n\xff\xfe\n", r"phrases.txt:2 is not UTF-8 text"),
-        (b"\n \n", r"phrases.txt holds no phrase; it needs one a line"),
-    ],
-)
-def test_a_wrong_list_is_refused_with_its_line(tmp_path, data, message):
-    path = tmp_path / "phrases.txt"
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=message):
-        PhraseList.read(path)
-
-
-def test_a_missing_list_is_a_storage_error(tmp_path):
-    with pytest.raises(StorageError, match="Cannot read .*none.txt: No such file"):
-        PhraseList.read(tmp_path / "none.txt")
-
-
-def test_phrases_in_memory_are_counted_in_messages():
-    with pytest.raises(DataError, match="Phrase 2: '' has no word"):
-        PhraseList(["An", ""])
-    with pytest.raises(DataError, match="holds no phrase"):
-        PhraseList([])
-
-
-@given(st.lists(st.text(max_size=12), max_size=5), st.text(max_size=30))
-@settings(deadline=None)
-def test_any_list_is_searched_or_refused(listed, text):
-    try:
-        found = PhraseList(listed).find(words(text), 0.2)
-    except DataError:
-        assert not listed or any(not words(x) for x in listed)
-        return
-    assert all(isinstance(x, Match) and 0 <= x.distance <= 0.21 for x in found)
-
+from trunkline.syllable import words
 
 # -- expansion
 
@@ -259,6 +91,28 @@ def test_the_acoustically_best_hypothesis_is_copied_wherever_it_stands():
     assert expand(NBest("u", hyps), ["Sinh"]).texts[2] == "Sinh ơi"
 
 
+def test_what_models_put_first_is_copied_and_bias_has_no_say_in_it():
+    # The second text is right but for the name; the third has the name, and another error.
+    hyps = (
+        Hypothesis("hỏi số đư của xinh", -9.0, lm=-50.0),
+        Hypothesis("hỏi số dư của xinh", -10.0, lm=-10.0),
+        Hypothesis("hỏi xố dư của sinh", -10.0, lm=-12.0),
+    )
+    rescorer = Rescorer(Weights(beta=1.0, bias=5.0), phrases=["Sinh"])
+    assert rescorer.score(NBest("u", hyps)).best == "hỏi xố dư của sinh"
+    wider = expander(rescorer)(NBest("u", hyps))
+    assert wider.texts[3:] == ["hỏi số dư của Sinh"]
+    assert rescorer.score(wider).best == "hỏi số dư của Sinh"
+    assert expand(NBest("u", hyps), ["Sinh"], row=0).texts[3] == "hỏi số đư của Sinh"
+
+
+def test_lists_without_phrases_are_not_even_scored():
+    given_ = one("xinh ơi")
+    assert expander(Rescorer())(given_) is given_
+    with pytest.raises(DataError, match="^u1: .*has no word"):
+        expander(Rescorer())(one("xinh ơi", bias=("?",)))
+
+
 def test_a_candidate_competes_and_loses_without_weight():
     wider = expand(one("gặp xinh nhé"), ["Sinh"])
     assert len(wider) == 2
@@ -319,27 +173,6 @@ def test_errors_are_told_apart():
 
 
 # -- on simulated lists
-
-
-@cache
-def simulated(count: int) -> tuple[list[NBest], tuple[str, ...]]:
-    """500 utterances of a simulated recogniser; half of them hold a name of the list, which it can write."""
-    listed, rng = names(count, seed=3), random.Random(4)
-    texts = []
-    for _ in range(500):
-        said = rng.choices(TALK, k=rng.randint(5, 10))
-        if rng.random() < 0.5:
-            place = rng.randrange(len(said) + 1)
-            said[place:place] = words(rng.choice(listed))
-        texts.append(" ".join(said))
-    known = sorted({*TALK, *FAMILY, *MIDDLE, *GIVEN})
-    confusable = words(
-        "sân xân nam nang lang bính bìn dũn nguyển ngiễn trằn vân phát phúp hòa hoang xơn tân tăm"
-    )
-    lists = simulate(
-        texts, Recogniser(size=20, noise=2.0), vocabulary=[*known, *confusable], seed=5
-    )
-    return list(lists), tuple(listed)
 
 
 def test_a_list_of_a_hundred_phrases_halves_errors_on_them_and_adds_none_elsewhere():

@@ -16,6 +16,7 @@ from rescoring import explain, rescore, simulate, tune
 from rescoring.kneser_ney import train
 from rescoring.lm import ArpaLM
 from rescoring.weights import Weights
+from tests.phrase_lists import simulated
 from trunkline.nbest import Hypothesis, NBest, read_nbest, write_nbest
 from trunkline.syllable import words
 
@@ -130,6 +131,22 @@ def test_names_from_a_list_are_heard(tmp_path, capsys):
     (found,) = read_nbest(tmp_path / "out.jsonl")
     assert "Bùi Thị Hiền" in found.texts[0]
     assert "expanded" in found.hyps[0].extra
+
+
+def test_weights_for_phrases_are_tuned_with_candidates(tmp_path, capsys):
+    lists, listed = simulated(100)
+    write_nbest(tmp_path / "dev.jsonl", lists[:200])
+    (tmp_path / "names.txt").write_text("\n".join(listed), encoding="utf-8")
+    command = [str(tmp_path / "dev.jsonl"), "--phrases", str(tmp_path / "names.txt")]
+    command += ["--terms", "bias", "--restarts", "2"]
+    weights = tmp_path / "weights.json"
+    assert tune.main([*command, "--out", str(weights), "--json", "--quiet"]) == 0
+    tuned = told(capsys)
+    assert Weights.load(weights).bias > 0
+    assert tuned["difference"]["verdict"] == "better"
+    # More than the lists hold: the text that is right was not among them.
+    assert tune.main([*command, "--no-expand", "--json", "--quiet"]) == 0
+    assert tuned["difference"]["difference"] < told(capsys)["difference"]["difference"]
 
 
 def test_an_explanation_names_every_term(folder, weights, capsys):
