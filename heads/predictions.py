@@ -66,20 +66,19 @@ def kind_of(head: Head, result: Any) -> Kind:
     Raises:
         DataError: results that there is no score for.
     """
-    if isinstance(result, str) and head.labels is not None and head.labels.tokenizer:
+    if head.use == "transcribe":
         return "text"
-    if hasattr(result, "text"):
-        return "text"
-    if hasattr(result, "label"):
-        task = head.labels.extra.get("task", "classes") if head.labels is not None else "classes"
-        return "classes" if task == "classes" else "sets"
-    if isinstance(result, list) and all(isinstance(value, float) for value in result):
+    if head.use == "embed_speaker":
         return "voices"
-    value = getattr(result, "value", result)
-    if isinstance(value, str | bool):
-        return "classes"
-    if isinstance(value, int | float):
-        return "numbers"
+    if head.use == "classify":
+        if hasattr(result, "label"):
+            known = {} if head.labels is None else head.labels.extra
+            return "classes" if known.get("task", "classes") == "classes" else "sets"
+        value = getattr(result, "value", result)
+        if isinstance(value, str | bool):
+            return "classes"
+        if value is None or isinstance(value, int | float):
+            return "numbers"
     raise DataError(
         f"There is no score for what the head {head.kind!r} answers ({type(result).__name__}); texts, classes, sets of "
         "labels, numbers and voices have one."

@@ -27,6 +27,8 @@ COMMANDS = {
     "tune": ("rescoring.tune", "find which terms help N-best lists, and their weights"),
     "rescore": ("rescoring.rescore", "bring N-best lists into a better order"),
     "explain": ("rescoring.explain", "show every term of every hypothesis of a list"),
+    "evaluate": ("heads.evaluate", "score heads on labelled cuts, with intervals and a report"),
+    "compare": ("heads.compare", "test whether one evaluation is better than another"),
     "probe": ("ssl.probe", "measure what frozen features know about labels"),
 }
 
