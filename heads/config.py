@@ -23,7 +23,8 @@ class HeadConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """The head's own settings (its `Options`): label, layers, adapter, and what else it has."""
     start: str | None = None
-    """A head directory to go on from: its options, labels and weights are taken over."""
+    """A head directory to go on from: its options, labels and weights are taken over, `options` changes some of them.
+    `chunkformer:DIR` takes the CTC layer or the decoder of an imported checkpoint."""
     weight: float = 1.0
     """Of this head's loss beside those of the others."""
     lr: float | None = None

@@ -185,7 +185,7 @@ class KeptFrames:
     def read(self, cut: int, variant: Variant) -> np.ndarray:
         """Return frames (rows, frames, dim) of a kept cut."""
         frames, first, last = self._places[variant][cut]
-        return np.asarray(frames[first:last], dtype=np.float32).transpose(1, 0, 2)
+        return np.array(frames[first:last], dtype=np.float32).transpose(1, 0, 2)
 
     def _open(self, variant: Variant) -> set[int]:
         """Map the parts that are there; return the cuts they tell of."""

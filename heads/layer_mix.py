@@ -12,8 +12,9 @@ from encoder.masks import length_mask
 class LayerMix(nn.Module):
     """Weighted sum of layers with weights that are positive and add up to 1; at first all are equal.
 
-    The sum is normalised per frame (mean 0, variance 1, no parameters), so that a head starts from inputs of one
-    scale whatever the layers' own; s3prl's `Featurizer` leaves that to the head.
+    Each layer's frames are normalised first (mean 0, variance 1, no parameters), so that no layer is heard only because
+    its numbers are larger; s3prl's `Featurizer` has that as an option. On Vietnamese commands of the telephone
+    normalising the sum instead left twice as many errors.
     """
 
     def __init__(self, layers: int) -> None:
@@ -26,6 +27,6 @@ class LayerMix(nn.Module):
 
     def forward(self, layers: Tensor, lengths: Tensor) -> Tensor:
         """Return (batch, frames, dim) for layers (number, batch, frames, dim), zero after each item's length."""
+        layers = functional.layer_norm(layers, layers.shape[-1:])
         mixed = torch.tensordot(self.weights().to(layers.dtype), layers, dims=1)
-        mixed = functional.layer_norm(mixed, mixed.shape[-1:])
         return mixed.masked_fill(~length_mask(lengths, mixed.shape[1])[..., None], 0.0)

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from encoder import Backbone
+from encoder.load import CHUNKFORMER
 from heads.adapter import attach_adapter, describe_parameters
+from heads.chunkformer import chunkformer_heads
 from heads.config import HeadsConfig, augments
 from heads.data import Batch, Corpus, HeadKeys, Items, read_corpora
 from heads.dev import Choice, DevSet
@@ -113,10 +115,30 @@ class HeadsRun:
     def _options(self, name: str) -> HeadOptions:
         wanted = self.config.heads[name]
         given: Mapping[str, Any] = wanted.options
-        if wanted.start is not None:
-            given = merged(settings_to_dict(load_head(wanted.start).options), given)
+        if (start := self._start(name)) is not None:
+            given = merged(settings_to_dict(start.options), given)
         options = find_head(self.config.kind_of(name)).Options
         return read_settings(options, given, f"heads.{name}.options")
+
+    def _start(self, name: str) -> Head | None:
+        """Return the head to go on from; one of another trunk is taken too, since it is about to learn this one."""
+        source, kind = self.config.heads[name].start, self.config.kind_of(name)
+        if source is None:
+            return None
+        if source.startswith(CHUNKFORMER):
+            found = chunkformer_heads(source.removeprefix(CHUNKFORMER), self.backbone)
+            if kind not in found:
+                raise ConfigError(
+                    f"heads.{name}.start: {source} has {', '.join(found)}, no {kind!r}."
+                )
+            return found[kind]
+        cls = find_head(kind)
+        head = load_head(source, self.backbone, kinds={cls.kind: kind}, any_trunk=True)
+        if not isinstance(head, cls):
+            raise ConfigError(
+                f"heads.{name}.start: {source} holds a head of kind {head.kind!r}, not {kind!r}."
+            )
+        return head
 
     def _keys(self, name: str) -> HeadKeys:
         options, cls = self.options[name], find_head(self.config.kind_of(name))
@@ -128,7 +150,7 @@ class HeadsRun:
         wanted, options = self.config.heads[name], self.options[name]
         cls, trunk = find_head(self.config.kind_of(name)), TrunkSpec.of(self.backbone)
         labels = self.train.known(name)
-        start = None if wanted.start is None else load_head(wanted.start)
+        start = self._start(name)
         try:
             inventory = cls.prepare(options, labels) if start is None else start.labels
             seed = hashlib.blake2b(f"{self.config.train.seed}\0{name}".encode(), digest_size=6)
