@@ -91,8 +91,8 @@ def _real(found: Mapping[str, Any]) -> Iterator[str | Rows]:
         f"Real outputs: the distinct texts of {found['systems']} systems on LibriSpeech test-other (en_asr_multihyp; "
         f"{found['utterances']} utterances, {found['speakers']} speakers), in place of one recogniser's list. The "
         f"baseline system has {_percent(found['baseline'])} % WER, the oracle {_percent(found['oracle'])} %. Votes: "
-        "the log of the share of systems, of which many are variants of the baseline; consensus: minus the expected word "
-        "distance to the others (a weight below 0 favours what the variants do not agree on); lm: a 3-gram of "
+        "the log of the share of systems, of which many are variants of the baseline; consensus: minus the expected "
+        "word distance to the others (a weight below 0 favours what the variants do not agree on); lm: a 3-gram of "
         "test-clean and of the other speakers of test-other. All by 5-fold cross-validation over speakers; the "
         "difference is to the baseline, with its 95 % interval by speaker."
     )
