@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from heads.scoring import Score, ScoreOptions, Scorer
 from heads.spelling import SpellingVariants
 from trunkline import metrics
 from trunkline.charts import heat_map
-from trunkline.errors import DataError
+from trunkline.errors import DataError, StorageError
 from trunkline.report import Figure
 
 MOST_CLASSES_DRAWN = 40
@@ -38,22 +39,31 @@ class TextScorer(Scorer):
         return self.words.errors == 0
 
     def others(self) -> list[Score]:
-        """Return CER and SER, and the parts of the WER."""
-        found = []
-        if self.characters.words.sum():
-            drawn = metrics.interval(
-                self.characters.errors,
-                self.groups,
-                sizes=self.characters.words,
-                seed=self.options.seed,
-                unit=self.unit,
-                resamples=self.options.resamples,
-            )
-            found.append(Score.of("cer", self.characters.wer, drawn))
+        """Return CER, SER, and the WER of phrases and of other words where phrases are given."""
+        found = [self._rate("cer", self.characters)]
+        if self.options.phrases:
+            words = phrase_words(self.options)
+            parts = metrics.split_word_errors(self.references, self.answers, words)
+            found += [
+                self._rate(name, part) for name, part in zip(("b_wer", "u_wer"), parts, strict=True)
+            ]
         wrong = (~self.right()).astype(np.float64)
         drawn = metrics.interval(wrong, self.groups, seed=self.options.seed, unit=self.unit)
-        found.append(Score.of("ser", self.words.ser, drawn))
-        return found
+        return [*filter(None, found), Score.of("ser", self.words.ser, drawn)]
+
+    def _rate(self, metric: str, edits: metrics.WordErrors) -> Score | None:
+        """Return an error rate with its interval, None where the references have nothing of what it counts."""
+        if not edits.words.sum():
+            return None
+        drawn = metrics.interval(
+            edits.errors,
+            self.groups,
+            sizes=edits.words,
+            seed=self.options.seed,
+            unit=self.unit,
+            resamples=self.options.resamples,
+        )
+        return Score.of(metric, edits.wer, drawn)
 
     def counts(self) -> dict[str, int]:
         """Return words, edits, and empty texts on either side."""
@@ -216,3 +226,22 @@ def text_preparation(options: ScoreOptions) -> Callable[[str], str]:
 
     normaliser = Normaliser(options.normalise)
     return (lambda text: variants(normaliser(text))) if variants else normaliser
+
+
+def phrase_words(options: ScoreOptions) -> set[str]:
+    """Return the words of the phrases, prepared as texts are.
+
+    Raises:
+        StorageError: the file cannot be read. DataError: it holds no phrase.
+    """
+    try:
+        lines = Path(options.phrases or "").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise StorageError(
+            f"Cannot read the phrases {options.phrases}: {error.strerror}."
+        ) from error
+    prepare = text_preparation(options)
+    words = {word for line in lines for word in prepare(line).split()}
+    if not words:
+        raise DataError(f"{options.phrases} holds no phrases.")
+    return words

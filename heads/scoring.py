@@ -33,6 +33,8 @@ class ScoreOptions:
     seed: int = 0
     spelling: str | None = None
     """File of spelling variants that are no errors, such as configs/heads/spelling_vi.txt."""
+    phrases: str | None = None
+    """File of phrases, one a line: the WER of their words (`b_wer`) and of all others (`u_wer`), as for boosting."""
     normalise: Literal["none", "neutral", "vi"] = "none"
     """Bring both texts into the form of `trunkline.text` first."""
     slices: SliceOptions = field(default_factory=SliceOptions)

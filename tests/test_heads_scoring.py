@@ -95,6 +95,21 @@ def test_references_without_words_have_no_rate_but_their_insertions_count():
     assert scorer.counts()["words_where_nothing_was_said"] == 12
 
 
+def test_words_of_phrases_have_a_rate_of_their_own(tmp_path):
+    path = tmp_path / "phrases.txt"
+    path.write_text("chuyển khoản\n")
+    rows = text_rows()
+    scores = values(TextScorer(rows, replace(QUICK, phrases=str(path))))
+    named = [(x.reference.split().count(w), x) for x in rows for w in ("chuyển", "khoản")]
+    assert sum(count for count, _ in named) > 10
+    assert 0 < scores["b_wer"] < 1 and 0 < scores["u_wer"] < 1
+    path.write_text("\n")
+    with pytest.raises(DataError, match="holds no phrases"):
+        TextScorer(rows, replace(QUICK, phrases=str(path))).scores()
+    with pytest.raises(StorageError, match="Cannot read the phrases"):
+        TextScorer(rows, replace(QUICK, phrases=str(tmp_path / "none"))).scores()
+
+
 def test_spelling_variants_are_no_errors_on_either_side(tmp_path):
     path = tmp_path / "spelling.txt"
     path.write_text("# variants\nalo = a lô  # greeting\nok = okay = ô kê\n")

@@ -30,6 +30,7 @@ from trunkline.metrics import (
     min_dcf,
     paired_difference,
     set_scores,
+    split_word_errors,
     statistic_difference,
     statistic_interval,
     trial_difference,
@@ -327,3 +328,15 @@ def test_the_interval_and_the_comparison_of_a_macro_f1():
         lambda rows: score(weak)(rows) - score(strong)(rows), 200, resamples=200
     )
     assert mirrored.verdict == "worse" and mirrored.unit == "cut"
+
+
+def test_errors_are_split_between_some_words_and_all_others():
+    reference, answer = ["gọi cho lan", "lan ơi"], ["gọi cho nam lan", "bình"]
+    some, others = split_word_errors(reference, answer, {"lan", "bình"})
+    whole = word_errors(reference, answer)
+    for part, other, total in zip(some, others, whole, strict=True):
+        assert (part + other).tolist() == total.tolist()
+    assert some.words.tolist() == [1, 1] and some.errors.tolist() == [0, 1]
+    assert others.insertions.tolist() == [1, 0]  # `nam` is no word of the list
+    inserted = split_word_errors(["vâng"], ["vâng bình"], {"bình"})[0]
+    assert inserted.insertions.tolist() == [1] and inserted.words.tolist() == [0]

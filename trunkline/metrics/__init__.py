@@ -17,7 +17,12 @@ from trunkline.metrics.classification import (
     uar,
     uar_of,
 )
-from trunkline.metrics.recognition import WordErrors, character_errors, word_errors
+from trunkline.metrics.recognition import (
+    WordErrors,
+    character_errors,
+    split_word_errors,
+    word_errors,
+)
 from trunkline.metrics.resampling import (
     ALPHA,
     MIN_GROUPS,
@@ -65,6 +70,7 @@ __all__ = [
     "min_dcf",
     "paired_difference",
     "set_scores",
+    "split_word_errors",
     "statistic_difference",
     "statistic_interval",
     "trial_difference",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from trunkline.errors import DataError
 from trunkline.metrics.classification import paired
+
+_ROWS = {"substitute": 0, "delete": 1, "insert": 2}
 
 
 class WordErrors(NamedTuple):
@@ -70,13 +72,43 @@ def character_errors(reference: Sequence[str], answer: Sequence[str]) -> WordErr
     return _counts(process_characters(list(reference), list(answer)).alignments)
 
 
+def split_word_errors(
+    reference: Sequence[str], answer: Sequence[str], words: Collection[str]
+) -> tuple[WordErrors, WordErrors]:
+    """Return the edits of some words, such as those of boosted phrases, and of all others (B-WER and U-WER).
+
+    A substitution or deletion belongs to the word of the reference, an insertion to the word that was put in. The sum
+    of both is `word_errors`; raises as that.
+
+    Source: Le et al., "Contextualized streaming end-to-end speech recognition with trie-based deep biasing and shallow
+    fusion", Interspeech 2021, section 3.1.
+    """
+    from jiwer import process_words
+
+    paired(reference, answer)
+    found = process_words(list(reference), list(answer))
+    chosen = frozenset(words)
+    counts = np.zeros((2, 4, len(reference)), dtype=np.int64)
+    for cut, chunks in enumerate(found.alignments):
+        said, heard = found.references[cut], found.hypotheses[cut]
+        for chunk in chunks:
+            for place in range(chunk.ref_start_idx, chunk.ref_end_idx):
+                side = 0 if said[place] in chosen else 1
+                counts[side, 3, cut] += 1
+                if chunk.type != "equal":
+                    counts[side, _ROWS[chunk.type], cut] += 1
+            if chunk.type == "insert":
+                for place in range(chunk.hyp_start_idx, chunk.hyp_end_idx):
+                    counts[0 if heard[place] in chosen else 1, 2, cut] += 1
+    return WordErrors(*counts[0]), WordErrors(*counts[1])
+
+
 def _counts(alignments: Sequence[Sequence[Any]]) -> WordErrors:
     counts = np.zeros((4, len(alignments)), dtype=np.int64)
-    row = {"substitute": 0, "delete": 1, "insert": 2}
     for cut, chunks in enumerate(alignments):
         for chunk in chunks:
             words = chunk.ref_end_idx - chunk.ref_start_idx
             if chunk.type != "equal":
-                counts[row[chunk.type], cut] += words or chunk.hyp_end_idx - chunk.hyp_start_idx
+                counts[_ROWS[chunk.type], cut] += words or chunk.hyp_end_idx - chunk.hyp_start_idx
             counts[3, cut] += words
     return WordErrors(*counts)
