@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from embstore.log import LOG, CommitLog, entry_name
 from embstore.schema import VECTORS, Space, schema_of, vectors_of
+from embstore.spaces import FOLDER, Spaces
 from embstore.state import KEY, State, StoredFile, is_speaker, npy_name, split
 from embstore.storage import STAGING
 from embstore.store import KEY as KEY_FILE
@@ -51,8 +52,8 @@ def check_log(store: EmbeddingStore) -> Iterator[Fault]:
         entry = json.loads(store.storage.read(name))
         if entry.get("version") != version:
             yield Fault("log", name, f"it says that it is entry {entry.get('version')}")
-        if entry.get("kind") == "erase" and entry.get("signature") != store.log.keys.sign(entry):
-            yield Fault("log", name, "its signature is not that of this store's key")
+        if entry.get("signature") != store.log.keys.sign(entry):
+            yield Fault("log", name, "it was altered: its signature is not that of the store's key")
     own = {entry_name(version) for version in range(1, plain.state.version + 1)}
     for name in sorted(names - own):
         if not name.endswith(".checkpoint.parquet"):
@@ -81,6 +82,18 @@ def _check_checkpoint(store: EmbeddingStore, name: str) -> Iterator[Fault]:
             mine, its = ({k: v for k, v in each.items() if v} for each in (mine, its))
         if mine != its:
             yield Fault("log", name, f"its {item} are not those of the entries up to it")
+
+
+def check_spaces(store: EmbeddingStore) -> Iterator[Fault]:
+    """Read every description of a space again, and look that each space of the log has one."""
+    spaces = Spaces(store.storage, store.path)
+    try:
+        known = spaces.all()
+    except DataError as error:
+        yield Fault("damaged", FOLDER, str(error))
+        return
+    for name in sorted(set(store.state.cuts) - set(known)):
+        yield Fault("missing", f"{FOLDER}/{name}.json", "cuts of this space were committed")
 
 
 def check_files(store: EmbeddingStore) -> Iterator[Fault]:

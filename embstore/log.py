@@ -89,8 +89,7 @@ class CommitLog:
                 return None
             version = self.state.version + 1
             entry = {"version": version, "at": self.now(), **commit.to_json()}
-            if commit.kind == "erase":
-                entry["signature"] = self.keys.sign(entry)
+            entry["signature"] = self.keys.sign(entry)
             data = json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"
             failpoint("before_commit")
             if self.storage.create(entry_name(version), data.encode()):

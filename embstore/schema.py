@@ -134,13 +134,12 @@ class Space:
     @property
     def name(self) -> str:
         """The name of its folders: the pooling, and 16 digits of a BLAKE2b over `identity`."""
-        text = json.dumps(self.identity, sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        return f"{self.pooling.partition(':')[0].replace('+', '_')}-{digest}"
+        return f"{self.pooling.partition(':')[0].replace('+', '_')}-{_digest(self.identity)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `spaces/<name>.json`."""
-        return {"name": self.name, **asdict(self), "schema": VERSION, "toolkit": __version__}
+        content = {"name": self.name, **asdict(self), "schema": VERSION, "toolkit": __version__}
+        return content | {"digest": _digest(content)}
 
     @classmethod
     def from_json(cls, value: Any, origin: str) -> Space:
@@ -151,14 +150,20 @@ class Space:
                     f"{origin} has schema {value['schema']}, this version reads up to {VERSION}; upgrade trunkline."
                 )
             space = cls(**{key: value[key] for key in cls.__dataclass_fields__})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UsageError) as error:
             raise DataError(f"{origin} does not describe a space: {error}.") from error
-        if space.name != value.get("name"):
-            raise DataError(f"{origin} was altered: it describes {space.name}.")
+        content = {key: item for key, item in value.items() if key != "digest"}
+        if space.name != value.get("name") or value.get("digest") != _digest(content):
+            raise DataError(f"{origin} was altered: its digest does not match its content.")
         return space
 
 
 _NO_IDENTITY = ("columns", "settings", "about")
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def schema_of(table: str, space: Space | None = None) -> pa.Schema:

@@ -30,7 +30,8 @@ class TableWriter:
         self._waiting: list[pa.Table] = []
         self._held = 0
         with writing(self.staged.path):
-            self._file = pq.ParquetWriter(self.staged.path, schema, **writer_options(schema))
+            self._sink = pa.OSFile(str(self.staged.path), "wb")
+            self._file = pq.ParquetWriter(self._sink, schema, **writer_options(schema))
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
@@ -52,6 +53,7 @@ class TableWriter:
                 joined = pa.concat_tables([self.schema.empty_table(), *self._waiting])
                 self._file.write_table(joined, row_group_size=ROW_GROUP)
             self._file.close()
+            self._sink.close()
         self._waiting = []
         digest = sha256_file(self.staged.path)
         found = pq.read_metadata(self.staged.path).num_rows
@@ -64,8 +66,9 @@ class TableWriter:
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(OSError, pa.ArrowException):
-            self._file.close()
+        for each in (self._file, self._sink):
+            with contextlib.suppress(OSError, pa.ArrowException):
+                each.close()
         self.staged.drop()
 
 

@@ -77,8 +77,8 @@ def verify(store: EmbeddingStore, *, quick: bool = False) -> list[Fault]:
     """Return everything that is wrong with a store; `quick` decodes nothing."""
     from embstore import checks
 
-    faults = [*checks.check_log(store), *checks.check_files(store)]
-    if not quick:
+    faults = [*checks.check_log(store), *checks.check_spaces(store), *checks.check_files(store)]
+    if not quick and not any(fault.file.startswith("spaces") for fault in faults):
         faults += [*checks.check_rows(store), *checks.speakers_erased(store)]
     if any((store.path / "index").glob("*")):
         from embstore import index
