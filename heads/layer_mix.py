@@ -13,8 +13,7 @@ class LayerMix(nn.Module):
     """Weighted sum of layers with weights that are positive and add up to 1; at first all are equal.
 
     Each layer's frames are normalised first (mean 0, variance 1, no parameters), so that no layer is heard only because
-    its numbers are larger; s3prl's `Featurizer` has that as an option. On Vietnamese commands of the telephone
-    normalising the sum instead left twice as many errors.
+    its numbers are larger; s3prl's `Featurizer` has that as an option. Normalising the sum instead learns more slowly.
     """
 
     def __init__(self, layers: int) -> None:

@@ -210,3 +210,19 @@ def test_settings_from_plain_values_say_where_they_stood():
     assert read_settings(Part, {"kind": "a"}, "head 'x'") == Part("a")
     with pytest.raises(ConfigError, match="head 'x': unknown setting 'knid'"):
         read_settings(Part, {"knid": "a"}, "head 'x'")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    train: str | tuple[Source, ...]
+
+
+def test_a_setting_may_be_a_text_or_a_list_of_parts(tmp_path):
+    path = tmp_path / "corpus.yaml"
+    path.write_text("train:\n  - {path: a, weight: 2}\n  - {path: b}\n")
+    assert load_settings(Corpus, path).train == (Source(Path("a"), 2.0), Source(Path("b")))
+    assert load_settings(Corpus, path, ["train=calls.jsonl"]).train == "calls.jsonl"
+    assert load_settings(Corpus, None, ["train=[{path: a}]"]).train == (Source(Path("a")),)
+    with pytest.raises(ConfigError, match=r"corpus.yaml:2: unknown setting 'train.0.wieght'"):
+        path.write_text("train:\n  - {path: a, wieght: 2}\n")
+        load_settings(Corpus, path)

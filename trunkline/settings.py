@@ -145,6 +145,7 @@ def _build(cls: type[T], values: Mapping[str, Any], key: str, origins: Origins, 
 
 
 def _read(hint: Any, value: Any, key: str, origins: Origins, default: Any) -> Any:
+    hint = _listing_in(hint, value, key, origins) or hint
     nested = _dataclass_in(hint)
     if nested is not None and isinstance(value, str):
         value = _read_text(value, key, origins)
@@ -218,6 +219,20 @@ def _convert(hint: Any, value: Any, key: str, origins: Origins) -> Any:
         raise ConfigError(
             f"{_where(key, origins)}: {key} must be {_type_name(hint)}, not {value!r}."
         ) from error
+
+
+def _listing_in(hint: Any, value: Any, key: str, origins: Origins) -> Any:
+    """Return the member of the union `hint` that lists dataclasses, if `value` is a list or the text of one."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return None
+    for member in typing.get_args(hint):
+        elements = typing.get_args(member)
+        if typing.get_origin(member) in (tuple, list) and dataclasses.is_dataclass(elements[0]):
+            listed = value
+            if isinstance(value, str) and value.lstrip().startswith("["):
+                listed = _read_text(value, key, origins)
+            return member if isinstance(listed, list | tuple) else None
+    return None
 
 
 def _dataclass_in(hint: Any) -> type | None:

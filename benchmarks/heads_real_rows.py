@@ -1,0 +1,193 @@
+"""The rows of `benchmarks.heads_real`: which head on which trunk, with how many labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Trunk = Literal["pretrained, frozen", "random, frozen", "pretrained, adapted", "pretrained, learning",
+                "from scratch", "none"]  # fmt: skip
+
+STREAM = "8,40,0"
+FULL = "full"
+
+FROZEN = (
+    "contexts.full=1.0", "data.batch_seconds=64", "train.steps=1000", "train.warmup_steps=50", "train.lr=0.003",
+    "train.weight_decay=0.05", "train.evaluate_every=100", "train.checkpoint_every=500", "train.log_every=100",
+    "choose.patience=5",
+)  # fmt: skip
+LEARNING = (
+    "contexts.full=0.5", "contexts.limited=[[8, 40, 0]]", "data.batch_seconds=32", "train.warmup_steps=50",
+    "train.schedule=linear", "train.weight_decay=0.01", "train.checkpoint_every=200", "train.log_every=50",
+    "augment.speed.probability=0.67", "augment.masking.time_masks=2", "augment.masking.time_width=25",
+    "augment.masking.band_masks=2", "augment.masking.band_width=15",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training, and what is asked of it on test."""
+
+    name: str
+    group: str
+    trunk: Trunk
+    heads: dict[str, str]
+    """The set each head is judged on; empty for a floor without an encoder."""
+    settings: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    fraction: float = 1.0
+    contexts: tuple[str, ...] = (FULL,)
+    search: bool = False
+    note: str = ""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the trunk is the pretrained one."""
+        return self.trunk.startswith("pretrained")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A head with its options, and the set it learns."""
+
+    head: str
+    data: str
+    options: tuple[str, ...]
+    metric: str
+    more: tuple[str, ...] = field(default=())
+
+    def settings(self) -> tuple[str, ...]:
+        """Return the head's settings."""
+        return tuple(f"heads.{self.head}.{option}" for option in self.options)
+
+
+POOLED = ("options.hidden=128", "options.dropout=0.3")
+INTENT = Task("intent", "vi_diadiem", POOLED, "intent/loss")
+DIGIT = Task(
+    "digit", "en_fsdd_digits", ("kind=intent", "options.label=digit", *POOLED), "digit/loss"
+)
+EMOTION = Task(
+    "emotion", "en_ravdess_emotion", ("kind=sentiment", "options.label=emotion", *POOLED), "emotion/accuracy"
+)  # fmt: skip
+SLOTS = Task(
+    "slots", "en_s2i_barista", ("kind=intent", "options.label=slots", "options.task=slots", *POOLED), "slots/loss"
+)  # fmt: skip
+SPEAKER = Task(
+    "speaker", "en_librispeech_mini",
+    ("options.hidden=128", "options.dropout=0.2", "options.margin_start=200", "options.margin_end=600"),
+    "speaker/eer",
+)  # fmt: skip
+SYLLABLES = Task("ctc", "vi_syllables", (), "ctc/cer")
+COMMANDS = Task("ctc", "vi_diadiem", (), "ctc/cer")
+FIVE = (INTENT, DIGIT, EMOTION, SPEAKER, SYLLABLES)
+"""The five heads that are trained jointly: classes, digits, emotion, voices and text."""
+
+
+def _frozen(task: Task, name: str, trunk: Trunk, fraction: float = 1.0, *more: str) -> Row:
+    settings = (*FROZEN, *task.settings(), f"choose.metric={task.metric}", *more)
+    group = task.data
+    contexts = (FULL, STREAM) if task.head == "ctc" else (FULL,)
+    return Row(
+        name, group, trunk, {task.head: task.data}, settings, (task.data,), fraction, contexts
+    )
+
+
+def _learning(
+    task: Task, name: str, trunk: Trunk, steps: int, fraction: float = 1.0, *more: str
+) -> Row:
+    every = max(50, steps // 8)
+    rates = (
+        ("train.lr=0.001", "trunk.lr=0.0003")
+        if trunk != "from scratch"
+        else ("train.lr=0.001", "trunk.lr=0.001")
+    )
+    settings = (
+        *LEARNING, *task.settings(), f"choose.metric={task.metric}", f"train.steps={steps}",
+        f"train.evaluate_every={every}", *rates, *(() if trunk == "pretrained, adapted" else ("trunk.train=[all]",)),
+        *more,
+    )  # fmt: skip
+    heads = {task.head: task.data}
+    return Row(name, task.data, trunk, heads, settings, (task.data,), fraction, (FULL, STREAM))
+
+
+def _rows() -> tuple[Row, ...]:
+    rows: list[Row] = []
+    for share in (100, 50, 10):
+        rows.append(_frozen(INTENT, f"intent-frozen-{share}", "pretrained, frozen", share / 100))
+        rows.append(_frozen(INTENT, f"intent-random-{share}", "random, frozen", share / 100))
+    for task in (DIGIT, EMOTION, SLOTS, SPEAKER):
+        rows.append(_frozen(task, f"{task.head}-frozen", "pretrained, frozen"))
+        if task is not SLOTS:
+            rows.append(_frozen(task, f"{task.head}-random", "random, frozen"))
+    floors = (
+        (EMOTION, "logistic regression on mean and deviation of 39 MFCC"),
+        (SPEAKER, "mean of 39 MFCC, cosine"),
+    )
+    rows += [
+        Row(f"{task.head}-mfcc", task.data, "none", {}, (), (task.data,), note=note)
+        for task, note in floors
+    ]
+    rows.append(_frozen(SYLLABLES, "syllables-frozen", "pretrained, frozen"))
+    rows.append(_joint())
+    houlsby = f"heads.{INTENT.head}.options.adapter.kind=houlsby"
+    rows.append(_learning(INTENT, "intent-adapted-100", "pretrained, adapted", 600, 1.0, houlsby))
+    for share, steps in ((10, 400), (50, 800), (100, 1000)):
+        rows.append(
+            _learning(INTENT, f"intent-scratch-{share}", "from scratch", steps, share / 100)
+        )
+    rows.append(_learning(INTENT, "intent-learning-10", "pretrained, learning", 300, 0.1))
+    syllable = "heads.ctc.options.tokenizer.kind=syllables"
+    for task, name, steps in ((SYLLABLES, "syllables", 800), (COMMANDS, "commands", 600)):
+        for trunk, short in (("pretrained, learning", "learning"), ("from scratch", "scratch")):
+            rows.append(_learning(task, f"{name}-{short}", trunk, steps))  # type: ignore[arg-type]
+            if task is COMMANDS:
+                rows.append(
+                    _learning(task, f"{name}-{short}-syllables", trunk, steps, 1.0, syllable)
+                )  # type: ignore[arg-type]
+    return tuple(rows)
+
+
+def _joint() -> Row:
+    settings = [
+        *FROZEN,
+        "train.steps=3000",
+        "train.evaluate_every=300",
+        "choose.metric=loss",
+        "choose.patience=0",
+    ]
+    for task in FIVE:
+        settings += task.settings()
+    # New voices have no loss on dev; the others decide which weights are taken.
+    return Row(
+        "five-joint", "five heads", "pretrained, frozen", {task.head: task.data for task in FIVE},
+        tuple(settings), tuple(task.data for task in FIVE),
+    )  # fmt: skip
+
+
+ROWS = _rows()
+SINGLE = {"intent": "intent-frozen-100", "digit": "digit-frozen", "emotion": "emotion-frozen",
+          "speaker": "speaker-frozen", "ctc": "syllables-frozen"}  # fmt: skip
+
+Side = tuple[str, str]
+COMPARISONS: tuple[tuple[Side, Side, str, str], ...] = (
+    *(
+        ((f"intent-frozen-{share}", FULL), (f"intent-{other}-{share}", FULL), "intent", "intent")
+        for share in (10, 50, 100)
+        for other in ("random", "scratch")
+    ),
+    (("intent-learning-10", FULL), ("intent-scratch-10", FULL), "intent", "intent"),
+    (("intent-adapted-100", FULL), ("intent-frozen-100", FULL), "intent", "intent"),
+    (("intent-adapted-100", STREAM), ("intent-adapted-100", FULL), "intent", "intent"),
+    (("digit-frozen", FULL), ("digit-random", FULL), "digit", "digit"),
+    (("emotion-frozen", FULL), ("emotion-mfcc", FULL), "emotion", "emotion"),
+    (("emotion-frozen", FULL), ("emotion-random", FULL), "emotion", "emotion"),
+    (("speaker-frozen", FULL), ("speaker-mfcc", FULL), "speaker", "speaker"),
+    (("speaker-frozen", FULL), ("speaker-random", FULL), "speaker", "speaker"),
+    (("syllables-learning", FULL), ("syllables-scratch", FULL), "ctc", "ctc"),
+    (("syllables-learning", STREAM), ("syllables-learning", FULL), "ctc", "ctc"),
+    (("commands-learning", FULL), ("commands-scratch", FULL), "ctc", "ctc"),
+    (("commands-learning", STREAM), ("commands-learning", FULL), "ctc", "ctc"),
+    (("commands-learning-syllables", FULL), ("commands-scratch-syllables", FULL), "ctc", "ctc"),
+    *((("five-joint", FULL), (row, FULL), head, head) for head, row in SINGLE.items()),
+)  # fmt: skip
+"""Pairs of rows and contexts that are tested on the same cuts: a against b, with the head's name in each."""
