@@ -11,11 +11,12 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from rescoring.ngrams import BOS, EOS, Ngrams, Order
+from trunkline.checkpoint import write_binary_file
 from trunkline.errors import DataError, StorageError
 
 _LINES_AT_ONCE = 100_000
@@ -28,27 +29,14 @@ def write_arpa(ngrams: Ngrams, path: str | os.PathLike[str]) -> None:
 
     Numbers have nine digits, which is what float32 needs to be read back the same.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as raw, contextlib.ExitStack() as stack:
+    with write_binary_file(path) as file:
+        lines = (text.encode() for text in _lines(ngrams))
+        if Path(path).suffix == ".gz":
             # No name and no time in the header: the same model gives the same bytes.
-            file: Any = (
-                stack.enter_context(
-                    gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0)
-                )
-                if path.suffix == ".gz"
-                else raw
-            )
-            for text in _lines(ngrams):
-                file.write(text.encode())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            with gzip.GzipFile("", "wb", compresslevel=5, fileobj=file, mtime=0) as packed:
+                packed.writelines(lines)
+        else:
+            file.writelines(lines)
 
 
 def _lines(ngrams: Ngrams) -> Iterator[str]:

@@ -26,7 +26,14 @@ def write_arrays(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write `arrays` and the JSON value `about` to a folder that appears whole or not at all."""
+    """Write `arrays` and the JSON value `about` to a folder that appears whole or not at all.
+
+    Raises:
+        StorageError: the folder exists and `overwrite` is false, or it holds something else than `write_arrays` wrote.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
+        raise StorageError(f"{folder} holds other files than a model's; choose another name.")
     with write_folder(folder, overwrite=overwrite) as target:
         files = {}
         for name, array in arrays.items():

@@ -61,10 +61,8 @@ def _json_text(line: str, where: str) -> str | None:
         return None
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where} is not valid JSON ({error.msg}, column {error.colno})."
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not valid JSON ({error}).") from error
     text = row.get("text") if isinstance(row, dict) else row
     if text is not None and not isinstance(text, str):
         raise DataError(f'{where}: "text" must be a string.')
@@ -84,4 +82,4 @@ def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[str
                 empty = False
                 yield found
         if empty:
-            raise DataError(f"{path} has no word in it.")
+            raise DataError(f'{path} has no word in it (of JSONL, "text" is read).')

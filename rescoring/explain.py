@@ -43,6 +43,8 @@ def _explain(arguments: argparse.Namespace) -> Summary:
     from trunkline.errors import UsageError, nearest
     from trunkline.nbest import read_nbest
 
+    if arguments.top < 1:
+        raise UsageError(f"--top must be 1 or more, not {arguments.top}.")
     rescorer = build(arguments)
     expanded = build_expander(arguments, rescorer)
     wanted: dict[str, None] = dict.fromkeys(arguments.utt or ())
@@ -63,7 +65,9 @@ def _explain(arguments: argparse.Namespace) -> Summary:
             break
     if wanted:
         name = next(iter(wanted))
-        hint = nearest(name, seen) if len(seen) < 1000 else ""
+        hint = (
+            nearest(name, seen) if len(seen) <= 20 else f" The first of {len(seen)} is {seen[0]!r}."
+        )
         raise UsageError(f"{arguments.lists} has no utterance {name!r}.{hint}")
     return {"tables": tables}
 

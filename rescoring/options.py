@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,13 @@ def build_expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callabl
     from rescoring.bias import expander
 
     return expander(rescorer, threshold=threshold)
+
+
+def refuse_inputs_as_output(out: Path | None, inputs: Iterable[Path]) -> None:
+    """Raise a `UsageError` where writing to `out` would replace one of the files that are read."""
+    for given in inputs:
+        if out and out.exists() and given.exists() and out.samefile(given):
+            raise UsageError(f"{out} is a file that is read; give the output another name.")
 
 
 def sources(arguments: argparse.Namespace) -> dict[str, Any]:

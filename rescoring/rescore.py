@@ -9,7 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rescoring.options import add_model_options, build_expander, build_rescorer
+from rescoring.options import (
+    add_model_options,
+    build_expander,
+    build_rescorer,
+    refuse_inputs_as_output,
+)
 from trunkline.command import Summary, run
 
 if TYPE_CHECKING:
@@ -132,12 +137,10 @@ class _Tally:
 
 
 def _rescore(arguments: argparse.Namespace) -> Summary:
-    from trunkline.errors import UsageError
     from trunkline.log import get_logger, progress
     from trunkline.nbest import read_nbest, write_nbest
 
-    if arguments.out.exists() and arguments.out.samefile(arguments.lists):
-        raise UsageError(f"--out {arguments.out} is the file that is read; give another name.")
+    refuse_inputs_as_output(arguments.out, [arguments.lists])
     rescorer = build(arguments)
     expanded = build_expander(arguments, rescorer)
     tally = _Tally()

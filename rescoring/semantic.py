@@ -39,6 +39,8 @@ class Word2VecConfig:
         for name in ("dim", "window", "min_count", "epochs", "negative"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, not {getattr(self, name)}.")
+        if not 0 <= self.seed < 1 << 32:
+            raise ConfigError(f"seed must be from 0 to 2**32 - 1, not {self.seed}.")
 
 
 class SemanticModel:

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from rescoring.options import refuse_inputs_as_output
 from trunkline.command import Summary, run
 from trunkline.errors import DataError, StorageError, UsageError
 from trunkline.nbest import Hypothesis, NBest, write_nbest
 from trunkline.syllable import parse, words
 
 BLOCK = 256  # words whose distances to the vocabulary are held at once
+MAX_NATS = 1e6
 FILLERS = 8  # the commonest words of the vocabulary are what gets inserted
 
 
@@ -55,8 +57,11 @@ class Recogniser:
     def __post_init__(self) -> None:
         if self.size < 1 or self.alternatives < 1 or self.pool < 1 or not self.dialects:
             raise UsageError("size, alternatives and pool must be 1 or more, with some dialect.")
-        if not all(x >= 0 for x in (self.noise, self.contrast, self.deletion, self.insertion)):
-            raise UsageError("noise, contrast, deletion and insertion must be 0 or more.")
+        nats = (self.noise, self.contrast, self.deletion, self.insertion)
+        if not all(0 <= x <= MAX_NATS for x in nats):
+            raise UsageError(
+                f"noise, contrast, deletion and insertion must be from 0 to {MAX_NATS:g} nats."
+            )
 
 
 def simulate(
@@ -76,7 +81,10 @@ def simulate(
 
     Raises:
         DataError: no text has words, or the vocabulary is empty.
+        UsageError: a negative seed, or as many groups as texts are not given.
     """
+    if seed < 0:
+        raise UsageError(f"The seed must be 0 or more, not {seed}.")
     recogniser = Recogniser() if recogniser is None else recogniser
     spoken = [words(text) for text in texts]
     if not any(spoken):
@@ -223,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _simulate(arguments: argparse.Namespace) -> Summary:
+    refuse_inputs_as_output(arguments.out, filter(None, (arguments.text, arguments.vocabulary)))
     recogniser = Recogniser(
         size=arguments.size,
         noise=arguments.noise,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rescoring.options import refuse_inputs_as_output
 from trunkline import log
 from trunkline.command import Summary, run
 from trunkline.errors import StorageError, UsageError
@@ -133,7 +134,8 @@ def _add_settings(option: Callable[..., Any], *, dim: int, epochs: int) -> None:
     option("--seed", type=int, default=1)
 
 
-def _check_out(path: Path, overwrite: bool) -> None:
+def _check_out(path: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
+    refuse_inputs_as_output(path, inputs)
     if path.exists() and not overwrite:
         raise StorageError(f"{path} exists already; choose another name or give --overwrite.")
 
@@ -158,7 +160,7 @@ def _train_lm(arguments: argparse.Namespace) -> Summary:
     if mixture and mixture.suffix != ".json":
         raise UsageError(f"--mixture must end in .json, not {mixture.name!r}.")
     for path in filter(None, (out, mixture)):
-        _check_out(path, arguments.overwrite)
+        _check_out(path, arguments.overwrite, filter(None, (*arguments.text, *arguments.dev, mix)))
     other = load_lm(mix) if mix else None
     dev = _read(arguments.dev, "--dev") if arguments.dev else []
     start = time.perf_counter()
@@ -228,7 +230,8 @@ def _ngram_rows(trained: Trained) -> list[dict[str, Any]]:
 def _train_word2vec(arguments: argparse.Namespace) -> Summary:
     from rescoring.semantic import SemanticModel, import_vectors, imported_model, train_word2vec
 
-    _check_out(arguments.out, arguments.overwrite)
+    inputs = [*arguments.text, *([arguments.source] if arguments.source else [])]
+    _check_out(arguments.out, arguments.overwrite, inputs)
     if arguments.source is not None:
         if arguments.text:
             raise UsageError("--import and --text exclude each other.")
@@ -306,7 +309,7 @@ def _train_phon2vec(arguments: argparse.Namespace) -> Summary:
         raise UsageError(f"--swap must be from 0 to 1, not {arguments.swap}.")
     if not arguments.text and not arguments.nbest:
         raise UsageError("--text FILE or --nbest FILE is needed: there is nothing to train on.")
-    _check_out(arguments.out, arguments.overwrite)
+    _check_out(arguments.out, arguments.overwrite, [*arguments.text, *arguments.nbest])
     start = time.perf_counter()
     config = _config(arguments)
     slots = [slots for path in arguments.nbest for slots in nbest_slots(read_nbest(path))]

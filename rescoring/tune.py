@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rescoring.options import add_model_options, build_expander, build_rescorer, sources
+from rescoring.options import (
+    add_model_options,
+    build_expander,
+    build_rescorer,
+    refuse_inputs_as_output,
+    sources,
+)
 from trunkline.command import Summary, run
 
 if TYPE_CHECKING:
@@ -48,6 +54,7 @@ def _tune(arguments: argparse.Namespace) -> Summary:
     from rescoring.tuning import ablations, report, tune
     from trunkline.nbest import read_nbest
 
+    refuse_inputs_as_output(arguments.out, filter(None, (arguments.lists, arguments.test)))
     rescorer = build_rescorer(arguments)
     terms = [x.strip() for x in arguments.terms.split(",")] if arguments.terms else None
     settings = {"terms": terms, "folds": arguments.folds, "restarts": arguments.restarts}

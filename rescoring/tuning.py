@@ -68,11 +68,13 @@ def tune(
 
     Raises:
         DataError: fewer than 100 lists or 1,000 words: too few to tell help from chance.
-        UsageError: an unknown term, or fewer than 2 folds.
+        UsageError: an unknown term, fewer than 2 folds, a negative seed or number of restarts.
     """
     check_size(features)
     if folds < 2:
         raise UsageError(f"Cross-validation needs 2 folds or more, not {folds}.")
+    if seed < 0 or restarts < 0:
+        raise UsageError("seed and restarts must be 0 or more.")
     candidates = list(features.names[1:] if terms is None else dict.fromkeys(terms))
     if unknown := [name for name in candidates if name not in features.names[1:]]:
         raise UsageError(f"The lists have no term {unknown[0]!r}; they have {features.names[1:]}.")

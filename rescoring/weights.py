@@ -9,10 +9,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 from trunkline.checkpoint import read_json, write_json
-from trunkline.errors import ConfigError, nearest
+from trunkline.errors import ConfigError, StorageError, nearest
 
 SCHEMA = "trunkline.weights/1"
 FIELD_OF_TERM = {
@@ -107,7 +108,7 @@ class Weights:
                 number = float(value)
             except ValueError as error:
                 raise ConfigError(f"{setting!r} must be NAME=NUMBER, such as beta=0.6.") from error
-            if name.startswith("extra."):
+            if name.startswith("extra.") and name != "extra.":
                 extra[name.removeprefix("extra.")] = number
             elif name in names:
                 fresh[name] = number
@@ -124,8 +125,12 @@ class Weights:
         """Read weights from JSON.
 
         Raises:
-            CheckpointError: no such file, or no JSON. ConfigError: an unknown or ill-typed key.
+            StorageError: no such file. CheckpointError: no JSON. ConfigError: an unknown or ill-typed key.
         """
+        if not Path(path).exists():
+            raise StorageError(
+                f"{path}: there are no such weights; rescoring.tune --out writes them."
+            )
         found = read_json(path)
         if not isinstance(found, dict) or found.pop("schema", None) != SCHEMA:
             raise ConfigError(f"{path} holds no weights of schema {SCHEMA!r}.")

@@ -163,9 +163,29 @@ def test_an_explanation_names_every_term(folder, weights, capsys):
 
 
 BAD = {
-    "no such utterance": (explain, ["lists.jsonl", "--utt", "simulated-00003"], 2, "Did you mean"),
+    "no such utterance": (explain, ["few.jsonl", "--utt", "simulated-00003"], 2, "Did you mean"),
     "no such file": (rescore, ["none.jsonl", "--out", "x.jsonl"], 1, "none.jsonl"),
-    "onto itself": (rescore, ["lists.jsonl", "--out", "lists.jsonl"], 2, "the file that is read"),
+    "onto itself": (rescore, ["lists.jsonl", "--out", "lists.jsonl"], 2, "a file that is read"),
+    "weights onto lists": (tune, ["lists.jsonl", "--out", "lists.jsonl"], 2, "a file that is read"),
+    "lists onto text": (simulate, ["--text", "a.txt", "--out", "a.txt"], 2, "a file that is read"),
+    "none to show": (explain, ["lists.jsonl", "--top", "0"], 2, "--top must be 1 or more"),
+    "among many": (explain, ["lists.jsonl", "--utt", "x"], 2, "The first of 120 is"),
+    "no name": (
+        rescore,
+        ["lists.jsonl", "--out", "x", "--set", "extra.=1"],
+        2,
+        "no weight 'extra.'",
+    ),
+    "half a character": (rescore, ["half.jsonl", "--out", "x.jsonl"], 1, "half.jsonl:1 has half a"),
+    "device": (rescore, ["lists.jsonl", "--out", os.devnull], 1, "is no regular file"),
+    "seed": (tune, ["lists.jsonl", "--seed", "-1"], 2, "seed and restarts must be 0 or more"),
+    "dice": (simulate, ["--text", "a.txt", "--out", "x", "--seed", "-1"], 2, "seed must be 0 or"),
+    "endless": (
+        simulate,
+        ["--text", "a.txt", "--out", "x", "--noise", "inf"],
+        2,
+        "from 0 to 1e+06",
+    ),
     "no weights": (rescore, ["lists.jsonl", "--out", "x.jsonl", "--weights", "none"], 1, "none"),
     "no number": (rescore, ["lists.jsonl", "--out", "x", "--set", "beta=x"], 2, "NAME=NUMBER"),
     "no weight": (
@@ -202,6 +222,8 @@ def test_what_is_wrong_is_said_in_a_sentence(
     good = '{"utt_id": "a", "nbest": [{"text": "a", "am": 0}], "ref": "a"}\n'
     Path("bad.jsonl").write_text(good + '{"utt_id": "b", "nbest": [{"text": "a", "am": NaN}]}\n')
     Path("empty.txt").write_text("...\n")
+    Path("a.txt").write_text("a b\n")
+    Path("half.jsonl").write_text('{"utt_id": "a", "nbest": [{"text": "\\ud83d", "am": 0}]}\n')
     assert module.main([*arguments, "--quiet"]) == status
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err

@@ -91,5 +91,5 @@ def test_what_cannot_be_simulated_is_refused():
         list(simulate(["một"], groups=["a", "b"]))
     with pytest.raises(UsageError, match="1 or more"):
         Recogniser(size=0)
-    with pytest.raises(UsageError, match="0 or more"):
+    with pytest.raises(UsageError, match="from 0 to 1e.06 nats"):
         Recogniser(noise=-1.0)

@@ -152,7 +152,12 @@ def test_sound_vectors_are_trained_from_lists_and_text(tmp_path, capsys):
         (["lm", "--text", "latin.txt", "--out", "a.arpa"], 1, "latin.txt:2 is not UTF-8"),
         (["lm", "--text", "bad.jsonl", "--out", "a.arpa"], 1, "bad.jsonl:2 is not valid JSON"),
         (["lm", "--text", "bad.xz", "--out", "a.arpa"], 1, "bad.xz is a broken .xz file"),
-        (["lm", "--text", "good.txt", "--out", "good.txt"], 1, "good.txt exists already"),
+        (["lm", "--text", "good.txt", "--out", "empty.txt"], 1, "empty.txt exists already"),
+        (["lm", "--text", "good.txt", "--out", "good.txt", "--overwrite"], 2, "a file that is read"),
+        (["lm", "--text", "good.txt", "--out", "bad.xz", "--overwrite"], 1, "bad.xz is no folder"),
+        (["lm", "--text", "good.txt", "--out", "home", "--overwrite"], 1, "home holds other files"),
+        (["lm", "--text", "deep.jsonl", "--out", "a.arpa"], 1, "deep.jsonl:1 is not valid JSON"),
+        (["word2vec", "--text", "good.txt", "--out", "v", "--seed", "-1"], 2, "seed must be from 0"),
         (["lm", "--text", "good.txt", "--out", "a.arpa", "--order", "9"], 2, "is 1 to 6, not 9"),
         (["lm", "--text", "good.txt", "--out", "a.arpa", "--order", "6"], 1, "choose a lower order"),
         (["lm", "--text", "good.txt", "--out", "a.arpa", "--dev", "empty.txt"], 1, "empty.txt has no"),
@@ -171,6 +176,9 @@ def test_bad_input_ends_in_one_line(arguments, status, message, tmp_path, monkey
     Path("signs.txt").write_text("...\n?!\n\n", encoding="utf-8")
     Path("latin.txt").write_bytes("tôi\n".encode() + "khóa".encode("cp1258", "replace") + b"\xff\n")
     Path("bad.jsonl").write_text('{"text": "a"}\n{"text"\n', encoding="utf-8")
+    Path("deep.jsonl").write_text("[" * 100_000, encoding="utf-8")
+    Path("home").mkdir()
+    Path("home", "letters.txt").touch()
     Path("bad.xz").write_bytes(b"no archive")
     Path("good.txt").write_text("a b\na c\n", encoding="utf-8")
     Path("a.kv").write_bytes(b"\x80\x04.")

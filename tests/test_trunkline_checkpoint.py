@@ -52,13 +52,28 @@ def test_a_file_below_a_file_cannot_be_written_and_the_error_says_so(tmp_path: P
         write_text(tmp_path / "file" / "below.txt", "text")
 
 
+def test_a_file_never_takes_the_place_of_a_device_or_folder(tmp_path: Path) -> None:
+    for place in (Path("/dev/null"), tmp_path):
+        with pytest.raises(StorageError, match="is no regular file"):
+            write_text(place, "text")
+    assert not Path("/dev/null").is_file() and tmp_path.is_dir()
+    write_text(tmp_path / "a", "text")
+    with (
+        pytest.raises(StorageError, match="a is no folder"),
+        write_folder(tmp_path / "a", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "a").read_text() == "text"
+
+
 def test_json_is_read_back_and_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"tiếng": [1, 2.5, None]})
     assert read_json(path) == {"tiếng": [1, 2.5, None]}
-    path.write_text("{")
-    with pytest.raises(CheckpointError, match=r"a\.json is not valid JSON"):
-        read_json(path)
+    for damaged in ("{", "[" * 100_000, "9" * 9999):
+        path.write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"a\.json is not valid JSON"):
+            read_json(path)
     with pytest.raises(CheckpointError, match=r"b\.json is missing"):
         read_json(tmp_path / "b.json")
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -87,6 +87,14 @@ BAD = {
         "nbest[1]: am must be a finite number",
     ),
     "huge": (f'{{"utt_id": "b", "nbest": [{{"text": "a", "am": {"9" * 400}}}]}}', "am must be"),
+    "digits": (
+        f'{{"utt_id": "b", "nbest": [{{"text": "a", "am": {"9" * 9999}}}]}}',
+        "not valid JSON",
+    ),
+    "half a character": (
+        '{"utt_id": "b", "nbest": [{"text": "a", "am": 0}], "ref": "\\ud83d"}',
+        "has half a character",
+    ),
     "bool": ('{"utt_id": "b", "nbest": [{"text": "a", "am": true}]}', "am must be"),
     "string": ('{"utt_id": "b", "nbest": [{"text": "a", "am": "-1"}]}', "am must be"),
     "lm": ('{"utt_id": "b", "nbest": [{"text": "a", "am": 0, "lm": NaN}]}', "lm must be"),

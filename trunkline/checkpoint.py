@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from trunkline.errors import CheckpointError, StorageError, TrunklineError
 
@@ -25,11 +25,14 @@ def write_folder(target: str | os.PathLike[str], *, overwrite: bool = False) -> 
     """Yield a temporary folder that becomes `target` when the block ends without an error.
 
     Raises:
-        StorageError: `target` exists and `overwrite` is false, or the disk refuses the write (full, read-only).
+        StorageError: `target` exists and `overwrite` is false or it is no folder, or the disk refuses the write (full,
+            read-only).
     """
     target = Path(target)
     if target.exists() and not overwrite:
         raise StorageError(f"{target} exists already; remove it or choose another folder.")
+    if target.exists() and not target.is_dir():
+        raise StorageError(f"{target} is no folder; choose another name.")
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,20 +74,29 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Yield a UTF-8 text file that becomes `path`, by a rename, when the block ends without an error.
 
     Raises:
-        StorageError: the disk refuses the write (full, read-only).
+        StorageError: `path` is a device or a folder, or the disk refuses the write (full, read-only).
     """
     with _replace(Path(path), "w", "utf-8") as file:
         yield file
 
 
+@contextlib.contextmanager
+def write_binary_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes `path`; as `write_file`."""
+    with _replace(Path(path), "wb", None) as file:
+        yield file
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a small binary file by temporary sibling and rename; raises as `write_file`."""
-    with _replace(Path(path), "wb", None) as file:
+    with write_binary_file(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def _replace(path: Path, mode: str, encoding: str | None) -> Iterator[Any]:
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
+        raise StorageError(f"Cannot write {path}: it is no regular file; choose another name.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +130,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; the folder is incomplete.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no UTF-8, no JSON, a number of 5,000 digits, 1,000 brackets
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {_reason(error)}") from error

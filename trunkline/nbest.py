@@ -148,10 +148,14 @@ def parse_nbest(line: str | bytes, where: str) -> NBest:
         row = json.loads(line)
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 text.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON ({error}).") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} must be a JSON object, not {type(row).__name__}.")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # such as "\ud83d" alone
+        raise DataError(f"{where} has half a character in it: {error.reason}.") from error
     if row.get("schema", SCHEMA) != SCHEMA:
         raise DataError(f"{where} has schema {row['schema']!r}; this version reads {SCHEMA!r}.")
     for name in ("utt_id", "nbest"):
