@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": ("encoder.bench", "measure speed, latency and memory on this machine"),
     "telex": ("rescoring.telex", "write Vietnamese in canonical Telex, or read it back"),
     "phonetics": ("rescoring.phonetics", "tell how alike two Vietnamese texts sound, and why"),
+    "train-rescoring": ("rescoring.train", "train language models and vectors for rescoring"),
     "simulate": ("rescoring.simulate", "make N-best lists from text, to try rescoring"),
     "tune": ("rescoring.tune", "find which terms help N-best lists, and their weights"),
     "rescore": ("rescoring.rescore", "bring N-best lists into a better order"),
