@@ -45,6 +45,7 @@ EXTRAS = {
     "analysis": {"duckdb": "SQL over the store", "polars": "data frames over the store"},
     "demo": {"espeakng-loader": "made-up calls (make demo)"},
     "vad": {"silero-vad": "turns by Silero's voice activity detector"},
+    "sweep": {"optuna": "search of the settings of heads"},
 }
 
 
