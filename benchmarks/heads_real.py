@@ -117,6 +117,8 @@ class Bench:
             config = replace(with_rates(config, rates))
         trained = HeadsRun(config)
         summary = trained.run()
+        if "tables" not in summary:  # stopped by a signal
+            raise KeyboardInterrupt
         labelled = {x["head"]: x["labelled"] for x in summary["tables"]["Heads on dev"]}
         scores = self._judged(row, summary["backbone"])
         seen = sum(labelled.values())

@@ -95,6 +95,8 @@ def _trial(config: HeadsConfig, rate: float) -> dict[str, float]:
         ),
     )
     summary = HeadsRun(trial).run()
+    if "tables" not in summary:  # stopped by a signal
+        raise KeyboardInterrupt
     rows = summary["tables"]["Heads on dev"]
     return {
         f"{row['head']}/{key}": value
