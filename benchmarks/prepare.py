@@ -146,6 +146,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="where to write the data; a temporary one")
     parser.add_argument("--measure", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file to write")
     args = parser.parse_args()
     if args.measure:
         measure(args.measure)
@@ -156,8 +157,8 @@ def main() -> int:
     machine = {"cpus": os.cpu_count(), "load": os.getloadavg(), "python": platform.python_version()}
     record = {"rows": args.rows, "limits": LIMITS, "machine": machine}
     record |= {"inventory": inventory, "runs": runs}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+    args.results.parent.mkdir(exist_ok=True)
+    args.results.write_text(json.dumps(record, indent=2) + "\n")
     wrong = missed(record)
     print("\n".join(wrong))
     return int(bool(wrong))

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.encoder_cpu import LIVE, LONG
 from benchmarks.encoder_cpu import tables as encoder_tables
+from benchmarks.prepare_tables import augment_parts, prepare_parts, text_parts
 from benchmarks.pretrain_tables import real_parts, speed_parts, sweep_parts
 from benchmarks.rescoring_tables import report_parts, rescoring_parts
 
@@ -52,6 +53,9 @@ SECTIONS: dict[str, Parts] = {
     "encoder_cpu": encoder_parts,
     "longform_memory": report("Memory of a long recording (`benchmarks/longform_memory.py`)"),
     "manifest_load": load_parts,
+    "prepare": prepare_parts,
+    "text_normaliser": text_parts,
+    "augment": augment_parts,
     "rescoring": rescoring_parts,
     "phonetics": report("Sounds and spellings (`benchmarks/phonetics.py`)"),
     "language_model": report("N-gram models beside lmplz (`benchmarks/language_model.py`)"),

@@ -127,6 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent.parent / "shared" / "data")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file to write")
     args = parser.parse_args()
     if not args.data.is_dir():
         print(f"{args.data} is not here; nothing was measured.")
@@ -153,8 +154,10 @@ def main() -> int:
         "normaliser": rows,
         "tokenizers": tokenizers,
     }  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    args.results.parent.mkdir(exist_ok=True)
+    args.results.write_text(
+        json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     missed = any(
         row["words per second"] < WANTED
         or row["changed by a second pass"]
