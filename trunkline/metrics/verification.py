@@ -8,7 +8,7 @@ joint bootstrap", ICASSP 2007).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -114,8 +114,12 @@ def trial_interval(
     """
     values, same = np.asarray(scores), np.asarray(targets)
     draws, unit, groups = _weights(len(values), speakers, seed, resamples)
+    order = np.argsort(values, kind="stable")  # once: sorting what is sorted costs little
+    values, same = values[order], same[order]
     found = [
-        measure(error_tradeoff(values, same, weights)) for weights in draws if _both(same, weights)
+        measure(error_tradeoff(values, same, weights[order]))
+        for weights in draws
+        if _both(same, weights[order])
     ]
     low, high = np.quantile(found, [ALPHA / 2, 1 - ALPHA / 2])
     return Interval(float(low), float(high), unit, groups)
@@ -136,13 +140,17 @@ def trial_difference(
     if a.shape != b.shape:
         raise UsageError(f"A paired comparison needs the same trials: {len(a)} against {len(b)}.")
     draws, unit, groups = _weights(len(a), speakers, seed, resamples)
-    moved = np.array(
-        [
-            measure(error_tradeoff(a, same, weights)) - measure(error_tradeoff(b, same, weights))
-            for weights in draws
-            if _both(same, weights)
-        ]
-    )
+    orders = [np.argsort(scores, kind="stable") for scores in (a, b)]
+    sides = [(scores[order], same[order]) for scores, order in zip((a, b), orders, strict=True)]
+
+    def difference_of(weights: np.ndarray) -> float:
+        one, other = (
+            measure(error_tradeoff(scores, targets, weights[order]))
+            for (scores, targets), order in zip(sides, orders, strict=True)
+        )
+        return one - other
+
+    moved = np.array([difference_of(weights) for weights in draws if _both(same, weights)])
     low, high = np.quantile(moved, [ALPHA / 2, 1 - ALPHA / 2])
     difference = measure(error_tradeoff(a, same)) - measure(error_tradeoff(b, same))
     tail = min(np.sum(moved <= 0), np.sum(moved >= 0))
@@ -155,22 +163,23 @@ def trial_difference(
 
 def _weights(
     trials: int, speakers: tuple[Sequence[str], Sequence[str]] | None, seed: int, resamples: int
-) -> tuple[list[np.ndarray], str, int]:
+) -> tuple[Iterator[np.ndarray], str, int]:
     """Return how often each trial counts in each draw, (trials,) each, and over what was drawn."""
     rng = np.random.default_rng(seed)
     names = np.unique([*speakers[0], *speakers[1]]) if speakers else np.array([])
     if speakers is None or len(names) < MIN_GROUPS:
-        drawn = [
+        drawn = (
             np.bincount(rng.integers(trials, size=trials), minlength=trials)
             for _ in range(resamples)
-        ]
+        )
         return drawn, "trial", trials
     left, right = (np.searchsorted(names, side) for side in speakers)
-    drawn = []
-    for _ in range(resamples):
+
+    def weights() -> np.ndarray:
         times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        drawn.append(np.where(left == right, times[left], times[left] * times[right]))
-    return drawn, "speaker", len(names)
+        return np.where(left == right, times[left], times[left] * times[right])
+
+    return (weights() for _ in range(resamples)), "speaker", len(names)
 
 
 def _both(same: np.ndarray, weights: np.ndarray) -> bool:
