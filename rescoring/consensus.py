@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from rescoring.alignment import edit_distances
-from rescoring.costs import DIALECTS
+from rescoring.costs import Costs, default_costs
 from rescoring.phonetics import MAX_CELLS, cross_distances, pairwise_distances
-from trunkline.errors import UsageError, nearest
+from trunkline.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Phonetic:
     """How the expected phonetic distance of a list is taken.
 
     Args:
-        dialect: whose sounds are compared, see `rescoring.phonetics.phonetic_distance`.
+        dialect: whose sounds are compared, or costs of your own, see `rescoring.phonetics.phonetic_distance`.
         pivots: distances are taken to this many of the acoustically best texts; 1 is the 1-best alone.
         scale: flattens the posterior, softmax(scale * am): decoders are surer than they should be.
 
@@ -30,15 +30,13 @@ class Phonetic:
         UsageError: an unknown dialect, no pivot, or a scale that is not positive.
     """
 
-    dialect: str = "any"
+    dialect: str | Costs = "any"
     pivots: int = 20
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.dialect not in DIALECTS:
-            raise UsageError(
-                f"There is no dialect {self.dialect!r}.{nearest(self.dialect, DIALECTS)}"
-            )
+        if isinstance(self.dialect, str):
+            default_costs(self.dialect)
         if self.pivots < 1 or not self.scale > 0:
             raise UsageError("pivots must be 1 or more and scale above 0.")
 
@@ -58,7 +56,7 @@ class Consensus:
 
     distance: Literal["word", "phonetic"] = "word"
     scale: float = 0.1
-    dialect: str = "any"
+    dialect: str | Costs = "any"
 
     def __post_init__(self) -> None:
         if self.distance not in ("word", "phonetic"):

@@ -11,6 +11,7 @@ from trunkline.errors import UsageError
 
 if TYPE_CHECKING:
     from rescoring.combine import Rescorer
+    from rescoring.costs import Costs
     from rescoring.weights import Weights
     from trunkline.nbest import NBest
 
@@ -38,7 +39,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "list's own, to give the list a further hypothesis with the phrase; default: by the number of phrases",
     )
     option("--no-expand", action="store_true", help="add no hypotheses")
-    option("--dialect", default="any", help="for phonetic distances: any, north, centre, south")
+    option(
+        "--dialect",
+        default="any",
+        metavar="NAME",
+        help="for phonetic distances: any, north, centre, south, or a file of rescoring.train costs",
+    )
     option(
         "--pivots",
         type=int,
@@ -55,6 +61,7 @@ def build_rescorer(
     from rescoring.combine import Rescorer
     from rescoring.consensus import Phonetic
 
+    dialect = read_dialect(arguments.dialect)
     lm = semantic = None
     if arguments.lm:
         from rescoring.lm import load_lm
@@ -67,9 +74,20 @@ def build_rescorer(
     if arguments.phrases:
         from rescoring.phrases import PhraseList
 
-        more["phrases"] = PhraseList.read(arguments.phrases, arguments.dialect)
-    phonetic = Phonetic(arguments.dialect, pivots=arguments.pivots)
+        more["phrases"] = PhraseList.read(arguments.phrases, dialect)
+    phonetic = Phonetic(dialect, pivots=arguments.pivots)
     return Rescorer(weights, lm, semantic, phonetic, **more)
+
+
+def read_dialect(name: str) -> str | Costs:
+    """Return a dialect's name as it is, or the costs in the file of that name."""
+    from rescoring.confusions import load_costs
+    from rescoring.costs import DIALECTS, default_costs
+
+    if name in DIALECTS or not Path(name).exists():
+        default_costs(name)
+        return name
+    return load_costs(name)
 
 
 def build_expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callable[[NBest], NBest]:

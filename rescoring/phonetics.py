@@ -14,7 +14,6 @@ import numpy as np
 
 from rescoring.alignment import align, edit_distances, string_distances
 from rescoring.costs import (
-    DIALECTS,
     PARTS,
     Costs,
     default_costs,
@@ -187,7 +186,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("a")
     parser.add_argument("b")
     parser.add_argument(
-        "--dialect", default="any", choices=DIALECTS, help="any: what merges somewhere is near"
+        "--dialect",
+        default="any",
+        metavar="NAME",
+        help="any (what merges somewhere is near), north, centre, south, or a file of rescoring.train costs",
     )
     return parser
 
@@ -195,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 def _phonetics(arguments: argparse.Namespace) -> Summary:
     from rescoring.dialects import DIALECTS as SPOKEN
     from rescoring.dialects import transcribe
+    from rescoring.options import read_dialect
     from rescoring.soundex import vnsoundex
 
     texts = arguments.a, arguments.b
@@ -202,17 +205,16 @@ def _phonetics(arguments: argparse.Namespace) -> Summary:
     for text, tokens in zip(texts, (tokens_a, tokens_b), strict=True):
         if not tokens:
             raise UsageError(f"{text!r} has no word to compare; give letters or digits.")
-    distance = phonetic_distance(*texts, arguments.dialect)
-    aligned = align(distance_matrix(tokens_a, tokens_b, arguments.dialect))
+    dialect = read_dialect(arguments.dialect)
+    distance = phonetic_distance(*texts, dialect)
+    aligned = align(distance_matrix(tokens_a, tokens_b, dialect))
     rows = [
-        _compare(
-            "" if i is None else tokens_a[i], "" if j is None else tokens_b[j], arguments.dialect
-        )
+        _compare("" if i is None else tokens_a[i], "" if j is None else tokens_b[j], dialect)
         for i, j in aligned
     ]
     forms = [
         {"text": text, "telex": to_telex(text), "vnsoundex": vnsoundex(text)}
-        | {dialect: transcribe(text, dialect) for dialect in SPOKEN}
+        | {name: transcribe(text, name) for name in SPOKEN}
         for text in texts
     ]
     tables = {"Forms": forms, "Words side by side (weighted cost of each part)": rows}
@@ -224,13 +226,14 @@ def _phonetics(arguments: argparse.Namespace) -> Summary:
     }
 
 
-def _compare(a: str, b: str, dialect: str) -> dict[str, str | float | None]:
+def _compare(a: str, b: str, dialect: str | Costs) -> dict[str, str | float | None]:
     """Return the costs of two words, part by part where both are syllables; "" is a missing word."""
     row: dict[str, str | float | None] = {"a": a, "b": b, "distance": 1.0}
     if not a or not b:
         return row
     row["distance"] = float(distance_matrix([a], [b], dialect)[0, 0])
-    first, second, costs = parse(a), parse(b), default_costs(dialect)
+    first, second = parse(a), parse(b)
+    costs = default_costs(dialect) if isinstance(dialect, str) else dialect
     if first is None or second is None:
         return row | dict.fromkeys(PARTS)
     return row | {x: costs.weights[x] * costs.in_context(x, first, second) for x in PARTS}

@@ -13,6 +13,7 @@ from rescoring.options import (
     add_model_options,
     build_expander,
     build_rescorer,
+    read_dialect,
     refuse_inputs_as_output,
 )
 from trunkline.command import Summary, run
@@ -72,7 +73,8 @@ def build(arguments: argparse.Namespace) -> Any:
     weights = weights.changed(arguments.set)
     consensus = None
     if arguments.consensus:
-        consensus = Consensus(arguments.consensus, arguments.scale, arguments.dialect)
+        dialect = read_dialect(arguments.dialect)
+        consensus = Consensus(arguments.consensus, arguments.scale, dialect)
     return build_rescorer(arguments, weights, consensus=consensus)
 
 

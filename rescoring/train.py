@@ -1,4 +1,4 @@
-"""`python -m rescoring.train lm | word2vec | phon2vec`: language models and vectors from text."""
+"""`python -m rescoring.train lm | word2vec | phon2vec | costs`: language models, vectors, distances of sound."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rescoring.train",
         description="Train what rescores N-best lists: an n-gram language model (lm), word vectors (word2vec), "
-        "vectors of syllables by their sound (phon2vec). Text: one sentence a line; of .tsv the last "
-        'column, of .jsonl "text"; .gz, .xz and .bz2 are unpacked.',
+        "vectors of syllables by their sound (phon2vec), distances of sound (costs). Text: one sentence a line; of "
+        '.tsv the last column, of .jsonl "text"; .gz, .xz and .bz2 are unpacked.',
         epilog="example: python -m rescoring.train lm --text calls.txt --dev dev.txt --out calls.arpa.gz",
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
     _add_lm(kinds)
     _add_word2vec(kinds)
     _add_phon2vec(kinds)
+    _add_costs(kinds)
     return parser
 
 
@@ -124,6 +125,29 @@ def _add_phon2vec(kinds: Any) -> None:
     _add_settings(option, dim=64, epochs=15)
     option("--nbest", nargs="+", type=Path, default=[], metavar="FILE", help="a recogniser's lists")
     option("--swap", type=float, default=0.3, help="share of syllables swapped (default 0.3)")
+
+
+def _add_costs(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "costs",
+        help="learn phonetic distances from what a recogniser confuses",
+        description="Learn phonetic distances from what a recogniser confuses: each list's first text against its ref. "
+        "The file serves as --dialect.",
+        epilog="example: python -m rescoring.train costs --nbest dev.nbest.jsonl --out costs.json",
+    )
+    parser.set_defaults(function=_train_costs)
+    option = parser.add_argument
+    option("--nbest", nargs="+", required=True, type=Path, metavar="FILE", help="lists with ref")
+    option("--out", required=True, type=Path, metavar="FILE")
+    option("--overwrite", action="store_true", help="replace what is at --out")
+    option("--prior", default="any", metavar="NAME", help="start from: any, north, centre, south")
+    option(
+        "--strength",
+        type=float,
+        default=20.0,
+        metavar="N",
+        help="confusions of a pair that weigh as much as the prior (default 20)",
+    )
 
 
 def _add_settings(option: Callable[..., Any], *, dim: int, epochs: int) -> None:
@@ -330,6 +354,33 @@ def _train_phon2vec(arguments: argparse.Namespace) -> Summary:
         "gate": gate._asdict(),
         "seconds": time.perf_counter() - start,
         "tables": {"Nearest to frequent tokens": _neighbours(vectors)},
+    }
+
+
+def _train_costs(arguments: argparse.Namespace) -> Summary:
+    from rescoring.confusions import aligned_pairs, learn_costs, save_costs
+    from rescoring.costs import default_costs
+    from trunkline.nbest import read_nbest
+
+    _check_out(arguments.out, arguments.overwrite, arguments.nbest)
+    prior = default_costs(arguments.prior)
+    lists = [x for path in arguments.nbest for x in read_nbest(path) if x.ref is not None]
+    pairs = [pair for x in lists for pair in aligned_pairs(x.ref or "", x.texts[0], prior)]
+    costs = learn_costs(pairs, arguments.strength, prior=prior)
+    save_costs(arguments.out, costs)
+    moved = [
+        {"part": part, "a": a or "-", "b": b or "-", "before": prior.part(part, a, b), "now": cost}
+        for part, table in costs.tables.items()
+        for (a, b), cost in table.items()
+        if a < b
+    ]
+    moved.sort(key=lambda row: -abs(row["now"] - row["before"]))
+    return {
+        "out": arguments.out,
+        "lists": len(lists),
+        "pairs": len(pairs),
+        "unequal": sum(a != b for a, b in pairs),
+        "tables": {"Costs that moved most": moved[:_SHOWN]},
     }
 
 

@@ -13,9 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rescoring import phonetics
+from rescoring.consensus import Phonetic
 from rescoring.corpus import read_lines, read_sentences
 from rescoring.lm import ArpaLM, load_lm
+from rescoring.options import read_dialect
 from rescoring.phon2vec import Phon2Vec
+from rescoring.phonetics import phonetic_distance
 from rescoring.semantic import SemanticModel
 from rescoring.train import main
 from tests.language_models import SENTENCES, TEXT
@@ -142,9 +146,29 @@ def test_sound_vectors_are_trained_from_lists_and_text(tmp_path, capsys):
     assert Phon2Vec.load(tmp_path / "p").gate.triples == summary["gate"]["triples"]
 
 
+def test_costs_are_learnt_from_lists_and_serve_as_a_dialect(tmp_path, capsys):
+    hyps = [{"text": "anh lan năm nay", "am": 0.0}]
+    rows = [{"utt_id": f"u{i}", "nbest": hyps, "ref": "anh nan lăm nay"} for i in range(40)]
+    nbest = tmp_path / "n.jsonl"
+    nbest.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    summary = summary_of(capsys, "costs", "--nbest", nbest, "--out", tmp_path / "costs.json")
+    assert (summary["lists"], summary["pairs"], summary["unequal"]) == (40, 160, 80)
+    (rows,) = summary["tables"].values()
+    assert {"part": "onset", "a": "l", "b": "n", "before": 0.15}.items() <= rows[0].items()
+    assert rows[0]["now"] < 0.15
+    costs = read_dialect(str(tmp_path / "costs.json"))
+    assert phonetic_distance("lan", "nan", costs) < phonetic_distance("lan", "nan")
+    assert Phonetic(costs).dialect is costs
+    command = ["lan", "nan", "--dialect", str(tmp_path / "costs.json"), "--json"]
+    assert phonetics.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["distance"] == phonetic_distance("lan", "nan", costs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
+        (["costs", "--nbest", "silent.jsonl", "--out", "c"], 1, "no pair of Vietnamese syllables"),
+        (["costs", "--nbest", "silent.jsonl", "--out", "c", "--prior", "x"], 2, "no dialect 'x'"),
         (["lm", "--out", "a.arpa"], 2, "--text FILE is needed"),
         (["lm", "--text", "none.txt", "--out", "a.arpa"], 1, "none.txt: there is no such file"),
         (["lm", "--text", "empty.txt", "--out", "a.arpa"], 1, "empty.txt has no word in it"),
@@ -177,6 +201,7 @@ def test_bad_input_ends_in_one_line(arguments, status, message, tmp_path, monkey
     Path("latin.txt").write_bytes("tôi\n".encode() + "khóa".encode("cp1258", "replace") + b"\xff\n")
     Path("bad.jsonl").write_text('{"text": "a"}\n{"text"\n', encoding="utf-8")
     Path("deep.jsonl").write_text("[" * 100_000, encoding="utf-8")
+    Path("silent.jsonl").write_text('{"utt_id": "u", "nbest": [{"text": "a", "am": 0}]}\n')
     Path("home").mkdir()
     Path("home", "letters.txt").touch()
     Path("bad.xz").write_bytes(b"no archive")
