@@ -74,7 +74,7 @@ SLOTS = Task(
 )  # fmt: skip
 SPEAKER = Task(
     "speaker", "en_librispeech_mini",
-    ("options.hidden=128", "options.dropout=0.2", "options.margin_start=200", "options.margin_end=600"),
+    ("options.hidden=128", "options.dropout=0.2", "options.margin_start=0.2", "options.margin_end=0.6"),
     "speaker/eer",
 )  # fmt: skip
 SYLLABLES = Task("ctc", "vi_syllables", (), "ctc/cer")
