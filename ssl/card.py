@@ -9,6 +9,15 @@ from typing import Any
 from encoder import Backbone, Context
 from encoder.conformer import count_parameters
 from ssl.config import PretrainConfig
+from trunkline.manifest import Manifest
+from trunkline.prepare.licence import NOT_STATED, describe
+
+
+def licence_of(config: PretrainConfig, manifest: Manifest) -> str:
+    """Return the licence of the data: as the settings state it, else as the manifest's cuts do."""
+    if config.licence != NOT_STATED:
+        return config.licence
+    return describe(manifest) or NOT_STATED
 
 
 def model_card(config: PretrainConfig, backbone: Backbone, training: dict[str, Any]) -> str:
@@ -28,7 +37,7 @@ def model_card(config: PretrainConfig, backbone: Backbone, training: dict[str, A
         f"for {backbone.sample_rate} Hz speech.",
         "",
         f"- Data: `{Path(config.data.manifest).name}`, split {config.data.split or 'all'}, unlabelled",
-        f"- Licence of the data: {config.licence}",
+        f"- Licence of the data: {training['licence']}",
         f"- Trained by: {config.objective_kind}, round {training['iteration']}, {training['steps']} updates, "
         f"targets {json.dumps(training['targets']['source'])}",
         f"- Contexts (chunk, left, right in frames): full in {config.objective.full_context:.0%} of the batches, "

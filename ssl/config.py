@@ -103,7 +103,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     licence: str = "not stated"
-    """Licence of the recordings, for the model card."""
+    """Licence of the recordings, for the model card; by default those that the manifest's cuts state."""
 
     def __post_init__(self) -> None:
         if not self.iterations:

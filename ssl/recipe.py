@@ -22,7 +22,7 @@ from torch import nn
 
 from encoder import Backbone, Context, load_backbone
 from ssl.best_rq import CodewordPrediction
-from ssl.card import model_card
+from ssl.card import licence_of, model_card
 from ssl.clustering import Stretches, cluster_layer, cluster_mfcc, describe, quantise_randomly
 from ssl.config import IterationConfig, PretrainConfig
 from ssl.corpus import Features, Labels
@@ -350,6 +350,7 @@ class Recipe:
             "iteration": number,
             "steps": result.step,
             "manifest": self.manifest.fingerprint,
+            "licence": licence_of(self.config, self.manifest),
             "targets": {key: value for key, value in labels.about.items() if key != "health"},
             "metrics": metrics,
             "quarantined": result.quarantined,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssl.card import licence_of
+from ssl.config import DataConfig, PretrainConfig
 from tests.preparing import ROOT, data, rows_of, write_rows
 from trunkline.errors import UsageError
 from trunkline.manifest import load_manifest, manifest_of_rows
@@ -152,6 +155,11 @@ def test_a_licence_follows_the_data(tmp_path: Path):
     assert data("split", full, split, "--afresh").returncode == 0
     assert licences(load_manifest(split)) == {"Contract 7": 2, "CC BY 4.0": 2, "CC0-1.0": 1}
     assert data("licence", source, "--set", "x").returncode == 2
+    config = PretrainConfig(out="r", data=DataConfig(manifest=str(split)))
+    card = licence_of(config, load_manifest(split))
+    assert card == "CC BY 4.0 (2 cuts); Contract 7 (2 cuts); CC0-1.0 (1 cuts)"
+    assert licence_of(replace(config, licence="ours"), load_manifest(split)) == "ours"
+    assert licence_of(config, load_manifest(source).select([0])) == "not stated"
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path):
