@@ -150,6 +150,7 @@ def _history(store: EmbeddingStore) -> tuple[set[bytes], set[bytes]]:
 def _looking(path: str, results: Any, stop: Any) -> None:
     while not stop.is_set():
         results.put(look(path))
+        stop.wait(1.0)
     results.put(None)
 
 
@@ -167,31 +168,38 @@ def torture(folder: Path, kills: int, *, seed: int = 0, delay: float | None = No
     EmbeddingStore.create(path).add_space(SPACE)
     chance = random.Random(seed)
     windows, roles = 1, (exporter, exporter, deleter, deleter)
-    running: list[BaseProcess | None] = [None] * len(roles)
+    running: dict[int, BaseProcess] = {}
+    ended: set[int] = set()
     results, stop = _fork.SimpleQueue(), _fork.Event()
     watcher = _fork.Process(target=_looking, args=(str(path), results, stop))
     watcher.start()
     delay = delay or _time_of_commits(folder)
-    done = finished = 0
+    done = 0
     while done < kills:
+        for place, process in list(running.items()):
+            if process.exitcode is not None:
+                if process.exitcode:
+                    raise DataError(f"{roles[place].__name__} ended with {process.exitcode}.")
+                ended.add(place)
+                del running[place]
+        if len(ended) == len(roles):
+            windows += 1
+            ended.clear()
         for place, role in enumerate(roles):
-            process = running[place]
-            if process is None or not process.is_alive():
-                if process is not None and process.exitcode not in (0, -signal.SIGKILL):
-                    raise DataError(f"{role.__name__} {place % 2} ended with {process.exitcode}.")
-                windows += process is not None and process.exitcode == 0
-                finished += process is not None and process.exitcode == 0
+            if place not in running and place not in ended:
                 running[place] = _started(role, path, place % 2, windows)
         time.sleep(chance.uniform(0, delay))
-        process = chance.choice(running)
-        if process is not None and process.is_alive() and process.pid:
+        place = chance.choice(list(running))
+        process = running[place]
+        if process.is_alive() and process.pid:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            done += 1
-    for process in running:
-        if process is not None and process.is_alive() and process.pid:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+            if process.exitcode == -signal.SIGKILL:
+                done += 1
+                del running[place]
+    for process in running.values():
+        process.kill()
+        process.join()
     stop.set()
     looks = []
     while (seen := results.get()) is not None:
@@ -207,7 +215,6 @@ def torture(folder: Path, kills: int, *, seed: int = 0, delay: float | None = No
         "kills": done,
         "calls": windows * WINDOW,
         "log_entries": EmbeddingStore.open(path).state.version,
-        "ended_by_themselves": finished,
         "looks": len(looks),
         "while_killing": {name: sum(seen[name] for seen in looks) for name in names},
         **outcome,

@@ -47,9 +47,13 @@ class NpySink:
         self._storage = storage
         self.staged = storage.stage()
         self._rows = 0
-        with writing(self.staged.path):
-            self._file = self.staged.path.open("wb")
-            self._header()
+        try:
+            with writing(self.staged.path):
+                self._file = self.staged.path.open("wb")
+                self._header()
+        except BaseException:
+            self.staged.drop()
+            raise
 
     def write(self, frames: np.ndarray) -> None:
         """Add frames (frames, dim)."""

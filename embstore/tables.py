@@ -29,9 +29,13 @@ class TableWriter:
         self.rows = 0
         self._waiting: list[pa.Table] = []
         self._held = 0
-        with writing(self.staged.path):
-            self._sink = pa.OSFile(str(self.staged.path), "wb")
-            self._file = pq.ParquetWriter(self._sink, schema, **writer_options(schema))
+        try:
+            with writing(self.staged.path):
+                self._sink = pa.OSFile(str(self.staged.path), "wb")
+                self._file = pq.ParquetWriter(self._sink, schema, **writer_options(schema))
+        except BaseException:
+            self.staged.drop()
+            raise
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
