@@ -13,8 +13,10 @@ from hypothesis.extra.numpy import arrays
 from rescoring.combine import Rescorer
 from rescoring.features import Features, collect
 from rescoring.search import fit, fit_guards, line_search
+from rescoring.semantic import SemanticModel
 from rescoring.tuning import ablations, report, tune
 from rescoring.weights import Weights
+from rescoring.word_vectors import WordVectors
 from trunkline.errors import DataError, UsageError
 from trunkline.nbest import Hypothesis, NBest
 
@@ -82,6 +84,17 @@ def test_tuning_finds_the_language_model_and_leaves_noise_at_0():
     assert found["difference"]["verdict"] == "better"
     assert 0 < found["gap_closed"] <= 1
     assert found["utterances_better"] > found["utterances_worse"]
+
+
+def test_a_context_that_says_it_all_is_heard():
+    # Elsewhere a cosine of two at most, beside log probabilities of tens, hardly moved a list.
+    tokens = [*VOCABULARY, "sai"]
+    matrix = np.random.default_rng(0).normal(size=(len(tokens), 64)).astype(np.float32)
+    lists = [dataclasses.replace(x, context=x.ref) for x in made(120)]
+    features = collect(lists, Rescorer(semantic=SemanticModel(WordVectors(tokens, matrix))))
+    tuned = tune(features, terms=["sem"], restarts=2)
+    assert tuned.weights.gamma > 0
+    assert report(features, tuned.chosen)["gap_closed"] > 0.8
 
 
 def test_noise_alone_leaves_every_list_as_it_was():
