@@ -8,13 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heads.calibration import fit_llr
 from heads.head import HeadLabels, HeadOptions, PooledHead, PooledOptions, TrunkSpec
 from heads.registry import register_head
+from heads.verification import all_pairs, score_trials
 from trunkline.errors import ConfigError, DataError, nearest
+from trunkline.metrics import equal_error_rate, error_tradeoff
+
+_MOST_CALIBRATED = 2000  # cuts; of more not all pairs are needed
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,35 @@ class SpeakerHead(PooledHead):
                 output.embedding.tolist(), (output.lengths > 0).tolist(), strict=True
             )
         ]
+
+    def calibrate(
+        self, outputs: SpeakerEmbedding | Sequence[SpeakerEmbedding], labels: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Learn from all pairs of dev what a score means, and return it; also kept in `calibration`.
+
+        `llr_scale` and `llr_offset` turn a cosine into a log-likelihood ratio, `threshold` is where misses equal false
+        alarms, `eer_on_dev` how many there are of either.
+
+        Raises:
+            DataError: no speaker has two cuts, or there is one speaker only.
+        """
+        batches = [outputs] if isinstance(outputs, SpeakerEmbedding) else list(outputs)
+        vectors = [vector for batch in batches for vector in self.decode(batch)]
+        heard = [place for place, vector in enumerate(vectors) if vector][:_MOST_CALIBRATED]
+        trials = all_pairs({str(place): _name(labels[place]) for place in heard})
+        scores = score_trials(trials, {str(place): vectors[place] for place in heard})
+        same = np.array([trial.same for trial in trials])
+        ratio = fit_llr(scores, same)
+        tradeoff = error_tradeoff(scores, same)
+        place = int(np.argmax(tradeoff.miss >= tradeoff.false_alarm))
+        self.calibration = {
+            "llr_scale": ratio.scale,
+            "llr_offset": ratio.offset,
+            "threshold": float(min(tradeoff.thresholds[place], scores.max())),
+            "eer_on_dev": equal_error_rate(tradeoff),
+            "trials": len(trials),
+        }
+        return self.calibration
 
 
 def with_margin(cosines: Tensor, targets: Tensor, margin: float) -> Tensor:

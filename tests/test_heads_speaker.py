@@ -226,3 +226,21 @@ def test_enrolled_voices_are_verified_and_identified():
         enrol([[]])
     with pytest.raises(UsageError, match="No speaker is enrolled"):
         Voices({})
+
+
+def test_dev_tells_what_a_score_means():
+    head = head_for()
+    whole = turns(*[5] * 12)
+    voices = torch.nn.functional.normalize(
+        torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    )
+    output = head(whole)._replace(embedding=voices.repeat(3, 1))
+    names = [f"v{place % 4}" for place in range(12)]
+    found = head.calibrate([output], names)
+    assert found == head.calibration and found["eer_on_dev"] == 0 and found["trials"] == 66
+    same, other = (found["llr_scale"] * score + found["llr_offset"] for score in (1.0, 0.0))
+    assert same > 0 > other and found["threshold"] > float((voices @ voices.T).triu(1).max())
+    copy = SpeakerHead.from_config(head.to_config())
+    assert copy.calibration == found
+    with pytest.raises(DataError, match="make no trials"):
+        head.calibrate(output, [f"v{place}" for place in range(12)])
