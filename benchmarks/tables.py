@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.encoder_cpu import LIVE, LONG
 from benchmarks.encoder_cpu import tables as encoder_tables
+from benchmarks.heads_real_tables import heads_parts
 from benchmarks.prepare_tables import augment_parts, prepare_parts, text_parts
 from benchmarks.pretrain_tables import real_parts, speed_parts, sweep_parts
 from benchmarks.rescoring_tables import report_parts, rescoring_parts
@@ -53,6 +54,7 @@ SECTIONS: dict[str, Parts] = {
     "encoder_cpu": encoder_parts,
     "longform_memory": report("Memory of a long recording (`benchmarks/longform_memory.py`)"),
     "manifest_load": load_parts,
+    "heads_real": heads_parts,
     "prepare": prepare_parts,
     "text_normaliser": text_parts,
     "augment": augment_parts,

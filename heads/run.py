@@ -27,8 +27,10 @@ from heads.config import HeadsConfig, augments
 from heads.data import Batch, Corpus, HeadKeys, Items, read_corpora
 from heads.dev import Choice, DevSet
 from heads.folder import load_head, save_head
+from heads.frame import FrameClassifier
 from heads.frames import KeptFrames, Reader, Variant, open_stored
 from heads.head import Head, HeadOptions, TrunkSpec
+from heads.recognition import RecognitionHead
 from heads.registry import find_head
 from heads.task import JointTask, check_gradients
 from heads.trunk import needs_normalisation, normalise_by, open_trunk
@@ -160,6 +162,7 @@ class HeadsRun:
             head.check_labels(labels)
         except DataError as error:
             raise DataError(f"heads.{name}: {error}") from error
+        self._check_times(name, head)
         if start is not None:
             weights = start.state_dict()
             if head.adapter is None:
@@ -172,6 +175,19 @@ class HeadsRun:
                     f"{error}"
                 ) from error
         return head
+
+    def _check_times(self, name: str, head: Head) -> None:
+        """Refuse what would part labels from the frames that they belong to."""
+        timed = isinstance(head, FrameClassifier)
+        if self.config.heads[name].crop_seconds and (timed or isinstance(head, RecognitionHead)):
+            raise ConfigError(
+                f"heads.{name}.crop_seconds: the label of a {head.kind!r} head is of all frames."
+            )
+        if timed and self.config.augment.speed.probability:
+            raise ConfigError(
+                f"augment.speed: the label of head {name!r} has times, which another speed would not fit; set its "
+                "probability to 0."
+            )
 
     def _features(self) -> Iterator[torch.Tensor]:
         for source, place in zip(self.train.source, self.train.place, strict=True):
