@@ -28,6 +28,11 @@ COMMANDS = {
     "tune": ("rescoring.tune", "find which terms help N-best lists, and their weights"),
     "rescore": ("rescoring.rescore", "bring N-best lists into a better order"),
     "explain": ("rescoring.explain", "show every term of every hypothesis of a list"),
+    "train": (
+        "heads.train",
+        "train heads on labelled cuts: one or several, on a frozen or learning trunk",
+    ),
+    "sweep": ("heads.sweep", "search the settings of heads with Optuna"),
     "evaluate": ("heads.evaluate", "score heads on labelled cuts, with intervals and a report"),
     "compare": ("heads.compare", "test whether one evaluation is better than another"),
     "probe": ("ssl.probe", "measure what frozen features know about labels"),
