@@ -104,7 +104,9 @@ def _index(arguments: argparse.Namespace) -> Summary:
 
     store = EmbeddingStore.open(arguments.store)
     if arguments.list:
-        return _list(store)
+        from embstore.stats import index_rows
+
+        return {"tables": {"indexes": index_rows(store)}}
     if arguments.update:
         return _update(store, arguments.name)
     from embstore.index.update import merge
@@ -136,21 +138,6 @@ def _update(store: Any, name: str | None) -> Summary:
             f"{store.path} has no index yet; build one: python -m embstore.index {store.path}"
         )
     return {"tables": {"updated": [{"index": each, **update(store, each)} for each in names]}}
-
-
-def _list(store: Any) -> Summary:
-    from embstore.index.folder import indexes, read_info
-    from embstore.index.opened import current_files
-
-    rows = []
-    for folder in indexes(store.path):
-        info = read_info(folder)
-        now = {file.path: file.sha256 for file in current_files(store, info)}
-        fresh = now == info.files
-        rows.append(
-            {"index": info.name, "kind": info.kind, "vectors": info.rows, "up_to_date": fresh}
-        )
-    return {"tables": {"indexes": rows}}
 
 
 def _described(store: Any, info: Any) -> Summary:
