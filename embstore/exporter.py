@@ -25,6 +25,7 @@ from embstore.writer import Record, Shard
 from trunkline.errors import DataError, DependencyError, StorageError
 
 if TYPE_CHECKING:
+    from embstore.labels import HeadColumns
     from encoder import Backbone, Context, Encoded
     from trunkline.manifest import Cut, Manifest
 
@@ -74,8 +75,9 @@ class Exporter:
         self.manifest: Manifest = load_manifest(options.manifest)
         self.backbone = backbone or load_backbone(options.backbone, device=options.device)
         self.context: Context = Context.parse(options.context)
-        self.heads = _Heads(options, self.backbone)
-        self.spaces = planning.spaces_of(options, self.backbone, self.manifest, self.heads.widths)
+        self.heads = _heads(options, self.backbone)
+        learnt = self.heads.poolings if self.heads else {}
+        self.spaces = planning.spaces_of(options, self.backbone, self.manifest, learnt)
         self.store = EmbeddingStore.create(options.store)
         self.store.log.collect()
         self.spaces = [self.store.add_space(space) for space in self.spaces]
@@ -133,22 +135,12 @@ class Exporter:
         return [fault for fault in faults if tuple(fault[name] for name in names) not in known]
 
 
-class _Heads:
-    """Heads that pool or label; see `embstore.labels`."""
+def _heads(options: ExportOptions, backbone: Backbone) -> HeadColumns | None:
+    if not options.heads and not any(":" in name for name in options.pooled):
+        return None
+    from embstore.labels import HeadColumns
 
-    def __init__(self, options: ExportOptions, backbone: Backbone) -> None:
-        self.widths: dict[str, int] = {}
-        self._labellers: Any = None
-        wanted = [name for name in options.pooled if ":" in name]
-        if options.heads or wanted:
-            from embstore.labels import HeadColumns
-
-            self._labellers = HeadColumns(options, backbone)
-            self.widths = self._labellers.widths
-
-    def begin(self, cut: Cut) -> Any:
-        """Return what takes the frames of a cut, or None without heads."""
-        return None if self._labellers is None else self._labellers.begin(cut)
+    return HeadColumns(options, backbone)
 
 
 class _ShardWork:
@@ -226,15 +218,18 @@ class _ShardWork:
             self._fault(job, error)
             return
         sinks = CutSinks(self.shard, job, windows)
-        labels = self.exporter.heads.begin(job.cut)
+        heads = self.exporter.heads
+        columns = planning.meta_values(job.spaces[0], job.cut, self.options.keep_meta)
+        pooled: dict[str, np.ndarray] = {}
         try:
             while True:
                 began = time.perf_counter()
                 try:
                     encoded = next(pieces, None)
                     frames = None if encoded is None else self._frames(encoded, job)
-                    if labels is not None and encoded is not None:
-                        labels.take(encoded)
+                    if heads is not None and encoded is None:
+                        own, pooled = heads.answers(job.cut, self.exporter.context)
+                        columns |= own
                 except UNREADABLE as error:
                     sinks.abort()
                     self._fault(job, error)
@@ -247,11 +242,6 @@ class _ShardWork:
         except BaseException:
             sinks.abort()
             raise
-        columns = planning.meta_values(job.spaces[0], job.cut, self.options.keep_meta)
-        pooled: dict[str, np.ndarray] = {}
-        if labels is not None:
-            own, pooled = labels.finish()
-            columns |= own
         sinks.finish(_record(job, facts, columns), pooled)
         self.report.cuts += 1
         self.report.frames += sinks.count

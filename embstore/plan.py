@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,7 +61,10 @@ class ExportOptions:
 
 
 def spaces_of(
-    options: ExportOptions, backbone: Backbone, manifest: Manifest, widths: dict[str, int]
+    options: ExportOptions,
+    backbone: Backbone,
+    manifest: Manifest,
+    learnt: Mapping[str, tuple[str, int]],
 ) -> list[Space]:
     """Return the spaces of an export: one for each pooling, and one for frames.
 
@@ -69,7 +72,7 @@ def spaces_of(
         options: what was asked.
         backbone: whose vectors they are.
         manifest: has the columns that are kept.
-        widths: poolings of heads and how many numbers they give.
+        learnt: poolings of heads, by what was asked: as a space names them, and how many numbers they give.
     """
     if options.layer.isdecimal() and int(options.layer) > backbone.num_layers:
         raise UsageError(f"--layer {options.layer}: the layers are 0 to {backbone.num_layers}.")
@@ -89,8 +92,8 @@ def spaces_of(
     }
     spaces = [
         Space(
-            pooling=name,
-            dim=widths.get(name) or WIDTHS.get(name, 1) * backbone.d_model,
+            pooling=learnt.get(name, (name, 0))[0],
+            dim=learnt.get(name, (name, 0))[1] or WIDTHS.get(name, 1) * backbone.d_model,
             settings={"segments": options.segments if name in WIDTHS else "none"},
             **shared,
         )
