@@ -44,7 +44,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
 def _texts(file: IO[bytes], path: Path, kind: str) -> Iterator[str]:
     for number, raw in enumerate(file, start=1):
         try:
-            line = raw.decode("utf-8").rstrip("\r\n")
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(f"{path}:{number} is not UTF-8 text: {error.reason}.") from error
         if kind == ".tsv":

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rescoring.options import add_model_options, build_expander
-from rescoring.rescore import add_weight_options, build
+from rescoring.options import (
+    add_model_options,
+    add_weight_options,
+    build_expander,
+    build_weighted_rescorer,
+)
 from trunkline.command import Summary, run
 
 
@@ -45,7 +49,7 @@ def _explain(arguments: argparse.Namespace) -> Summary:
 
     if arguments.top < 1:
         raise UsageError(f"--top must be 1 or more, not {arguments.top}.")
-    rescorer = build(arguments)
+    rescorer = build_weighted_rescorer(arguments)
     expanded = build_expander(arguments, rescorer)
     wanted: dict[str, None] = dict.fromkeys(arguments.utt or ())
     seen: list[str] = []

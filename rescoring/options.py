@@ -54,6 +54,26 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weight_options(parser: argparse.ArgumentParser) -> None:
+    """Add --weights, --set and --consensus."""
+    option = parser.add_argument
+    option(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="as rescoring.tune writes them; default: all 0 but alpha",
+    )
+    option(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="another value for a weight or guard: beta=0.6, margin=2, extra.NAME=1; may be repeated",
+    )
+    option("--consensus", choices=("word", "phonetic"), help="let the list vote, by this distance")
+    option("--scale", type=float, default=0.1, help="of the totals, for the vote (%(default)s)")
+
+
 def build_rescorer(
     arguments: argparse.Namespace, weights: Weights | None = None, **more: Any
 ) -> Rescorer:
@@ -88,6 +108,20 @@ def read_dialect(name: str) -> str | Costs:
         default_costs(name)
         return name
     return load_costs(name)
+
+
+def build_weighted_rescorer(arguments: argparse.Namespace) -> Rescorer:
+    """Return the rescorer with the models, the weights and the consensus that the options ask for."""
+    from rescoring.consensus import Consensus
+    from rescoring.weights import Weights
+
+    weights = Weights.load(arguments.weights) if arguments.weights else Weights()
+    weights = weights.changed(arguments.set)
+    consensus = None
+    if arguments.consensus:
+        dialect = read_dialect(arguments.dialect)
+        consensus = Consensus(arguments.consensus, arguments.scale, dialect)
+    return build_rescorer(arguments, weights, consensus=consensus)
 
 
 def build_expander(arguments: argparse.Namespace, rescorer: Rescorer) -> Callable[[NBest], NBest]:

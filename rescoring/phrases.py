@@ -10,17 +10,17 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from rescoring.corpus import read_lines
 from rescoring.costs import Costs
 from rescoring.phonetics import Described, describe, distance_matrix
 from rescoring.soundex import vnsoundex
 from rescoring.vectors import MAX_SYLLABLES, dimension, syllable_vector
-from trunkline.errors import DataError, StorageError
+from trunkline.errors import DataError
 from trunkline.syllable import parse, words
 
 EXHAUSTIVE = 1000
@@ -81,11 +81,10 @@ class PhraseList:
             DataError: a line that is no text or has no word, named by file and line; a file without phrases.
             StorageError: the file cannot be read.
         """
-        lines = list(_read_lines(Path(path)))
+        lines = {n: text for n, line in enumerate(read_lines(path), 1) if (text := line.strip())}
         if not lines:
             raise DataError(f"{path} holds no phrase; it needs one a line.")
-        places = [f"{path}:{number}" for number, _ in lines]
-        return cls([line for _, line in lines], dialect, places=places)
+        return cls(lines.values(), dialect, places=[f"{path}:{number}" for number in lines])
 
     def __len__(self) -> int:
         return len(self.phrases)
@@ -300,20 +299,6 @@ def _keys(codes: np.ndarray, wildcard: int | None) -> np.ndarray:
         if place != wildcard:
             keys = keys * np.int64(1_000_003) + codes[:, place] + 2
     return keys
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    for number, line in enumerate(data.splitlines(), start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}:{number} is not UTF-8 text; convert the file.") from error
-        if text:
-            yield number, text
 
 
 def as_phrase_list(phrases: PhraseList | Iterable[str]) -> PhraseList:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rescoring.options import (
     add_model_options,
+    add_weight_options,
     build_expander,
-    build_rescorer,
-    read_dialect,
+    build_weighted_rescorer,
     refuse_inputs_as_output,
 )
 from trunkline.command import Summary, run
@@ -42,40 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     add_weight_options(parser)
     add_model_options(parser)
     return parser
-
-
-def add_weight_options(parser: argparse.ArgumentParser) -> None:
-    """Add --weights, --set and --consensus."""
-    option = parser.add_argument
-    option(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="as rescoring.tune writes them; default: all 0 but alpha",
-    )
-    option(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=NUMBER",
-        help="another value for a weight or guard: beta=0.6, margin=2, extra.NAME=1; may be repeated",
-    )
-    option("--consensus", choices=("word", "phonetic"), help="let the list vote, by this distance")
-    option("--scale", type=float, default=0.1, help="of the totals, for the vote (%(default)s)")
-
-
-def build(arguments: argparse.Namespace) -> Any:
-    """Return the rescorer with the weights and the consensus that the options ask for."""
-    from rescoring.consensus import Consensus
-    from rescoring.weights import Weights
-
-    weights = Weights.load(arguments.weights) if arguments.weights else Weights()
-    weights = weights.changed(arguments.set)
-    consensus = None
-    if arguments.consensus:
-        dialect = read_dialect(arguments.dialect)
-        consensus = Consensus(arguments.consensus, arguments.scale, dialect)
-    return build_rescorer(arguments, weights, consensus=consensus)
 
 
 class _Tally:
@@ -143,7 +109,7 @@ def _rescore(arguments: argparse.Namespace) -> Summary:
     from trunkline.nbest import read_nbest, write_nbest
 
     refuse_inputs_as_output(arguments.out, [arguments.lists])
-    rescorer = build(arguments)
+    rescorer = build_weighted_rescorer(arguments)
     expanded = build_expander(arguments, rescorer)
     tally = _Tally()
 

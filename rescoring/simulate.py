@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rescoring.corpus import read_lines
 from rescoring.options import refuse_inputs_as_output
 from trunkline.command import Summary, run
-from trunkline.errors import DataError, StorageError, UsageError
+from trunkline.errors import DataError, UsageError
 from trunkline.nbest import Hypothesis, NBest, write_nbest
 from trunkline.syllable import parse, words
 
@@ -219,7 +220,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m rescoring.simulate --text turns.txt --out lists.jsonl",
     )
     option = parser.add_argument
-    option("--text", type=Path, required=True, metavar="FILE", help="UTF-8, one utterance a line")
+    option(
+        "--text",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help='one utterance a line; of .tsv the last column, of .jsonl "text"',
+    )
     option("--out", type=Path, required=True, metavar="FILE", help="the lists, JSONL")
     option("--size", type=int, default=default.size, help="hypotheses a list (%(default)s)")
     option("--noise", type=float, default=default.noise, help="nats (%(default)s)")
@@ -240,21 +247,11 @@ def _simulate(arguments: argparse.Namespace) -> Summary:
     )
     vocabulary = None
     if arguments.vocabulary:
-        vocabulary = words(_read(arguments.vocabulary))
-    lists = simulate(
-        _read(arguments.text).splitlines(), recogniser, vocabulary=vocabulary, seed=arguments.seed
-    )
+        vocabulary = (word for line in read_lines(arguments.vocabulary) for word in words(line))
+    texts = list(read_lines(arguments.text))
+    lists = simulate(texts, recogniser, vocabulary=vocabulary, seed=arguments.seed)
     count = write_nbest(arguments.out, lists)
     return {"lists": count, "out": str(arguments.out), "note": "simulated, not recognised"}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text.") from error
-    except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":
