@@ -1,4 +1,4 @@
-"""What the commands that rescore have in common: the models' options, and the rescorer that they make."""
+"""What the commands of rescoring share: the options of models and weights, and what is made of them."""
 
 from __future__ import annotations
 
