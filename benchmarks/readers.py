@@ -31,7 +31,6 @@ from trunkline.checkpoint import write_json
 from trunkline.command import Summary, run
 
 RESULTS = Path(__file__).parent / "results" / "readers.json"
-CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 READING = Path(__file__).parent / "_reading.py"
 
 PACKAGES = {
@@ -124,7 +123,7 @@ def measure(engine: str, store: str, expected: Found, work: Path, here: bool) ->
         python = work / engine / "bin" / "python"
         venv.create(work / engine, with_pip=False)
         packages = PACKAGES.get(engine, [engine])
-        install = ["install", "-q", "--no-compile", "-c", CONSTRAINTS, *packages]
+        install = ["install", "-q", "--no-compile", *packages]
         done = _run([sys.executable, "-m", "pip", "--python", python, *install], 1200)
         if done.returncode:
             return row | {"said": f"not installed: {_last(done.stderr)}"}
