@@ -26,7 +26,7 @@ from rescoring.lm import ArpaLM
 from rescoring.simulate import simulate
 from rescoring.tuning import report, tune
 from trunkline.command import Summary, run
-from trunkline.errors import DataError
+from trunkline.errors import DataError, UsageError
 from trunkline.syllable import words
 
 CALLS = 60
@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rescore_calls(arguments: argparse.Namespace) -> Summary:
+    if arguments.calls < 2 or arguments.seed < 0:
+        raise UsageError("--calls must be 2 or more, --seed 0 or more.")
     given = arguments.lists and list(read_nbest(arguments.lists))
     dev, test = _halves(given or _simulated_lists(arguments.calls, arguments.seed))
     if arguments.text:
