@@ -85,6 +85,9 @@ class DataConfig:
     """Share of the calls (or speakers, or cuts where nothing names them) set aside where there is no dev."""
     batch_seconds: float = 64.0
     """Audio per batch."""
+    bucket_ratio: float = 4.0
+    """Items of a batch differ in length by at most this factor. Labels often go with lengths: narrow buckets waste
+    less padding, but make batches of few classes, from which heads learn worse."""
     max_seconds: float = 60.0
     """A longer cut is an error of the data: cut it into turns first (`trunkline data segment`)."""
     workers: int = 0
@@ -112,6 +115,8 @@ class DataConfig:
             raise ConfigError(f"dev_share={self.dev_share} must lie between 0 and 1.")
         if not self.batch_seconds > 0 or not self.max_seconds > 0:
             raise ConfigError("batch_seconds and max_seconds must be more than 0.")
+        if not self.bucket_ratio > 1:
+            raise ConfigError(f"bucket_ratio={self.bucket_ratio} must be more than 1.")
         if self.workers < 0:
             raise ConfigError(f"workers={self.workers} must not be negative.")
 

@@ -286,6 +286,7 @@ class HeadsRun:
             config.data.batch_seconds,
             seed=config.train.seed,
             weights=self.train.weights,
+            bucket_ratio=config.data.bucket_ratio,
         )
         batches = Batches(items, plan, items.collate, workers=config.data.workers)
         check_gradients(task, _stream(Batches(items, plan, items.collate)))

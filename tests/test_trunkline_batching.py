@@ -178,3 +178,17 @@ def test_a_microbatch_without_a_readable_item_is_none() -> None:
 def test_a_plan_for_other_items_is_refused() -> None:
     with pytest.raises(ConfigError, match="37 items, its plan 2"):
         Batches(Items(), BatchPlan(np.ones(2), 5.0), collate)
+
+
+def test_a_wide_bucket_mixes_lengths_and_a_narrow_one_does_not():
+    durations = np.linspace(1.0, 8.0, 200)
+
+    def spread(ratio):
+        plan = BatchPlan(durations, 20.0, bucket_ratio=ratio)
+        return max(durations[batch].max() / durations[batch].min() for batch in plan.epoch(0)[:-1])
+
+    assert spread(1.05) < 2 < spread(9.0)
+    assert "bucket_ratio" not in BatchPlan(durations, 20.0).describe()
+    assert BatchPlan(durations, 20.0, bucket_ratio=2.0).describe()["bucket_ratio"] == 2.0
+    with pytest.raises(ConfigError, match="bucket_ratio is 1"):
+        BatchPlan(durations, 20.0, bucket_ratio=1.0)

@@ -19,7 +19,9 @@ import numpy as np
 
 from trunkline.errors import ConfigError, DataError, StorageError, TrainingError
 
-BUCKET_RATIO = 1.1  # items in one bucket differ in length by at most 10 %, so padding wastes little
+BUCKET_RATIO = (
+    1.1  # by default items in one bucket differ by at most 10 %, so padding wastes little
+)
 
 
 def item_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
@@ -40,6 +42,8 @@ class BatchPlan:
         weights: (items,) how often an item is drawn, relative to the others; an epoch always draws as many items
             as there are. None: each item once an epoch.
         shuffle: False gives the same batches in the same order every epoch, shortest first.
+        bucket_ratio: items of one batch differ in length by at most this factor; where labels go with lengths, narrow
+            buckets make lopsided batches.
     """
 
     durations: np.ndarray
@@ -48,6 +52,7 @@ class BatchPlan:
     seed: int = 0
     weights: np.ndarray | None = None
     shuffle: bool = True
+    bucket_ratio: float = BUCKET_RATIO
 
     def __post_init__(self) -> None:
         durations = np.asarray(self.durations, dtype=np.float64)
@@ -61,6 +66,8 @@ class BatchPlan:
             )
         if not self.max_seconds > 0:
             raise ConfigError(f"max_seconds is {self.max_seconds}; it must be more than 0.")
+        if not self.bucket_ratio > 1:
+            raise ConfigError(f"bucket_ratio is {self.bucket_ratio}; it must be more than 1.")
         stages = self._stages()
         if stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(stages, stages[1:], strict=False)):
             raise ConfigError(
@@ -85,7 +92,7 @@ class BatchPlan:
         rng = np.random.default_rng([self.seed, epoch])
         items = self._draw(rng)
         seconds = np.minimum(self.durations, self.max_seconds)
-        bucket = np.floor(np.log(np.maximum(seconds, 1e-3)) / np.log(BUCKET_RATIO))[items]
+        bucket = np.floor(np.log(np.maximum(seconds, 1e-3)) / np.log(self.bucket_ratio))[items]
         items = items[np.argsort(bucket, kind="stable")]
         ends = np.cumsum(seconds[items])
         budget = [value for first, value in self._stages() if first <= epoch][-1]
@@ -118,6 +125,8 @@ class BatchPlan:
             if self.weights is None
             else hashlib.sha256(self.weights.tobytes()).hexdigest(),
             "shuffle": self.shuffle,
+            # Left out where it is the default, so that runs from before there was a choice can go on.
+            **({} if self.bucket_ratio == BUCKET_RATIO else {"bucket_ratio": self.bucket_ratio}),
         }
 
 
