@@ -87,11 +87,24 @@ def test_shares_are_those_asked_for_and_salt_changes_the_division():
     assert names != split(manifest_of(rows), salt="other").names
 
 
+@pytest.mark.parametrize("calls", [1, 2, 6])
+def test_large_groups_are_no_likelier_in_one_split_than_small_ones(calls: int):
+    rows = [
+        {"call_id": f"{i}-{j}", "speaker": f"s{i}", "phone": f"p{i}"}
+        for i in range(1500)
+        for j in range(calls)
+    ]
+    result = split(manifest_of(rows), ratios={"train": 0.6, "dev": 0.2, "test": 0.2})
+    shares = [result.names.count(name) / len(rows) for name in ("train", "dev", "test")]
+    assert result.groups == 1500
+    assert shares == pytest.approx([0.6, 0.2, 0.2], abs=0.04)  # 3 standard deviations
+
+
 def test_the_division_is_pinned():
     names = split(manifest_of([{"call_id": str(i)} for i in range(40)])).names
     dev, test = ([i for i, n in enumerate(names) if n == part] for part in ("dev", "test"))
-    assert dev == [14, 17, 30, 34, 37, 38]
-    assert test == [1, 16, 18, 25, 31]
+    assert dev == [12, 13, 25, 39]
+    assert test == [3, 20, 23, 38]
 
 
 def test_a_bridge_between_two_splits_is_left_without_one_and_reported(tmp_path: Path):

@@ -134,8 +134,11 @@ def _said(path: Path) -> str | None:
     return None if transcript.fault == "transcript_binary" else " ".join(transcript.text.split())
 
 
-def read_table(path: Path) -> Rows:
-    """Yield the rows of a CSV or TSV: a header of manifest fields, or `key wav txt`."""
+def read_table(path: Path, set_aside: Callable[[int, str], Any] | None = None) -> Rows:
+    """Yield the rows of a CSV or TSV: a header of manifest fields, or `key wav txt`.
+
+    A row that is wrong stops it, or goes to `set_aside(line, reason)` where that is given.
+    """
     table = csv.reader(
         (line for _, line in _lines(path)), delimiter="\t" if ".tsv" in path.suffixes else ","
     )
@@ -149,20 +152,22 @@ def read_table(path: Path) -> Rows:
                 )
             names = ["id", "audio_filepath", "text"][: len(head)]
             yield 1, check_row(dict(zip(names, head, strict=True)), f"{path}:1")
-        for cells in table:
-            where = f"{path}:{table.line_num}"
-            if not cells:
-                continue
-            if len(cells) != len(names):
-                raise DataError(f"{where} has {len(cells)} cells, the first line {len(names)}.")
-            row = {
-                name: _cell(name, cell, where)
-                for name, cell in zip(names, cells, strict=True)
-                if cell
-            }
-            yield table.line_num, check_row(row, where)
+        for cells in filter(None, table):
+            try:
+                yield table.line_num, _row_of(names, cells, f"{path}:{table.line_num}")
+            except DataError as error:
+                if set_aside is None:
+                    raise
+                set_aside(table.line_num, str(error))
     except csv.Error as error:
         raise DataError(f"{path}:{table.line_num} cannot be split into cells: {error}.") from error
+
+
+def _row_of(names: list[str], cells: list[str], where: str) -> Row:
+    if len(cells) != len(names):
+        raise DataError(f"{where} has {len(cells)} cells, the first line {len(names)}.")
+    filled = ((name, cell) for name, cell in zip(names, cells, strict=True) if cell)
+    return check_row({name: _cell(name, cell, where) for name, cell in filled}, where)
 
 
 def read_kaldi(path: Path) -> Rows:

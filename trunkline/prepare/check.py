@@ -61,6 +61,7 @@ class Report:
     """What `check` found; notes are worth knowing and no fault."""
 
     manifest: str
+    fingerprint: str = ""
     cuts: int = 0
     files: int = 0
     hours: float = 0.0
@@ -107,6 +108,8 @@ def check(source: Path, *, samples: bool = False) -> Report:
             _add(report.faults, kind, cut, message)
         report.hours += ((cut.end or header.duration) - (cut.start or 0.0)) / 3600
     report.cuts, report.files = len(manifest), len(headers)
+    if manifest:
+        report.fingerprint = manifest.fingerprint
     report.faults.sort(key=lambda finding: finding.line)
     return report
 
@@ -218,7 +221,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     report = check(args.manifest, samples=args.samples)
     if args.report:
+        from trunkline.prepare import provenance
+        from trunkline.prepare.lines import arguments_of
+
         write_json(args.report, report.to_dict())
+        counts = {"cuts": report.cuts, "files": report.files, "faults": len(report.faults)}
+        inputs = {str(args.manifest): report.fingerprint}
+        provenance.record(
+            args.report, "check", arguments_of(args), inputs=inputs, counts=counts | report.counts()
+        )
     rows, notes = (
         [
             {"line": found.line, "kind": found.kind, "id": found.id, "what": found.message}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import time
@@ -42,8 +43,8 @@ class Step:
         self.lines = 0
         self._began = time.monotonic()
 
-    def read(self, source: str | os.PathLike[str]) -> Manifest:
-        """Return the manifest of a source; JSON lines that cannot be read are set aside.
+    def read(self, source: str | os.PathLike[str], *, format: str = "auto") -> Manifest:
+        """Return the manifest of a source; lines of JSON or of a table that cannot be read are set aside.
 
         Raises:
             StorageError: the source is missing.
@@ -51,11 +52,16 @@ class Step:
         """
         path = Path(os.path.abspath(source))
         try:
-            manifest = load_manifest(path)
+            manifest = load_manifest(path, format=format)
         except DataError:
-            if path.is_dir() or importers.detect(path) != "jsonl":
+            kind = importers.detect(path) if format == "auto" else format
+            if kind in ("jsonl", "nemo"):
+                rows = self._sound_lines(path)
+            elif kind in ("csv", "tsv"):
+                rows = importers.read_table(path, functools.partial(self.set_aside, path))
+            else:
                 raise
-            manifest = manifest_of_rows(path, self._sound_lines(path))
+            manifest = manifest_of_rows(path, rows)
         self.lines += len(manifest) + len(self.quarantined)
         self.inputs[str(source)] = manifest.fingerprint
         self.check_limit()

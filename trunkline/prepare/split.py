@@ -1,8 +1,9 @@
 """`trunkline data split`: train, dev and test that share no call, no speaker, no phone.
 
 Cuts that share a value of any key belong together, also through others (a speaker in two calls, a
-phone in two accounts): they form one group, found by union-find. A group's split is told by a keyed
-hash (BLAKE2b) of its members, so it depends on nothing but the ratios and the salt. What was
+phone in two accounts): they form one group, found by union-find. One of its values, that with the least
+keyed hash (BLAKE2b), speaks for a group, and another hash of that value tells the split: so it depends
+on nothing but the ratios and the salt, and large groups are no likelier in one split. What was
 assigned before (a `split` in the manifest, `--previous`, `--assign`) stays and draws its group along.
 """
 
@@ -33,10 +34,10 @@ Assigned = dict[tuple[str, str], str]  # (key, value as text) -> split
 
 
 class Groups(NamedTuple):
-    """Which cuts belong together: `of_cut` (cuts,) numbers the groups of `names`, each its least hash."""
+    """Which cuts belong together: `of_cut` (cuts,) numbers the groups."""
 
     of_cut: np.ndarray
-    points: np.ndarray  # (groups,) in [0, 1): the least keyed hash of the group's values
+    points: np.ndarray  # (groups,) uniform in [0, 1): a keyed hash of the value that speaks for it
     nodes: list[tuple[str, Any]]  # every (key, value)
     of_node: np.ndarray  # (nodes,) group of each
 
@@ -137,9 +138,11 @@ def _group(manifest: Manifest, by: Sequence[str], salt: str) -> Groups:
     used = np.zeros(len(nodes), dtype=bool)
     used[table[table >= 0]] = True  # the fallback's calls are not all used
     _, of_node = np.unique(np.where(used, roots, roots.max() + 1), return_inverse=True)
-    points = np.ones(of_node.max() + 1)
-    np.minimum.at(points, of_node, [_point(salt, *node) for node in nodes])
-    return Groups(of_node[first], points, nodes, of_node)
+    ranks = [_point(salt, *node) for node in nodes]
+    _, speaks = np.unique(of_node[order := np.lexsort((ranks, of_node))], return_index=True)
+    # The least hash itself would be the smaller, the more values a group has.
+    points = [_point(f"{salt}\0draw", *nodes[node]) for node in order[speaks].tolist()]
+    return Groups(of_node[first], np.array(points), nodes, of_node)
 
 
 def _root(parent: list[int], node: int) -> int:
