@@ -70,7 +70,12 @@ def find_head(name: str) -> type[Head]:
     if name in OWN and name not in _classes:
         importlib.import_module(OWN[name])
     for point in points:
-        register_head(name)(_imported(point.value))
+        theirs = _imported(point.value)
+        if theirs.kind != name:
+            raise UsageError(
+                f"The entry point {name!r} loads {_path(theirs)}, which registers itself as {theirs.kind!r}; the two "
+                "names must be the same."
+            )
     if name not in _classes:
         raise ConfigError(
             f"There is no head {name!r}.{nearest(name, available_heads())} A head of your own is named by "
