@@ -68,7 +68,7 @@ def _rescore_calls(arguments: argparse.Namespace) -> Summary:
         text = list(read_lines(arguments.text))
     else:
         # Calls of other customers; made from the same sentences, so the model knows the domain well.
-        text = [line for call in _calls(TRAINING_CALLS, arguments.seed + 1) for line in call]
+        text = [line for call in made_up_calls(TRAINING_CALLS, arguments.seed + 1) for line in call]
     lm = ArpaLM(train([found for line in text if (found := words(line))]).ngrams)
 
     models = Rescorer(lm=lm)
@@ -89,7 +89,7 @@ def _rescore_calls(arguments: argparse.Namespace) -> Summary:
     }
 
 
-def _calls(count: int, seed: int) -> list[list[str]]:
+def made_up_calls(count: int, seed: int) -> list[list[str]]:
     """Return the turns of made-up calls."""
     rng = np.random.default_rng(seed)
     customers = [Customer(address, "north") for address in ADDRESSES]
@@ -105,7 +105,7 @@ def _calls(count: int, seed: int) -> list[list[str]]:
 
 
 def _simulated_lists(count: int, seed: int) -> list[NBest]:
-    calls = _calls(count, seed)
+    calls = made_up_calls(count, seed)
     groups = [f"call{number:04d}" for number, call in enumerate(calls) for _ in call]
     return list(simulate([line for call in calls for line in call], groups=groups, seed=seed))
 
