@@ -63,12 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _encode(arguments: argparse.Namespace) -> Summary:
     from encoder import Context, load_backbone
     from encoder.frame_folder import FrameFolder, check_ids
+    from trunkline.manifest import load_cuts
     from trunkline.training.tracking import locked
 
     context = Context.parse(arguments.context)
     if not 0 <= arguments.max_bad_fraction <= 1:
         raise UsageError(f"--max-bad-fraction {arguments.max_bad_fraction} is no share: 0 to 1.")
-    manifest = _cuts(arguments.source, arguments.channel)
+    manifest = load_cuts(arguments.source, arguments.channel)
     check_ids(manifest.ids, arguments.source)
     backbone = load_backbone(arguments.backbone, device=arguments.device)
     if arguments.layer is not None and not 0 <= arguments.layer <= backbone.num_layers:
@@ -108,28 +109,6 @@ def _run(work: _Work, manifest: Manifest, arguments: argparse.Namespace) -> Summ
         "times_real_time": audio / seconds if work.frames else None,
         "tables": {"Quarantined": faults} if faults else {},
     }
-
-
-def _cuts(source: Path, channel: str | None) -> Manifest:
-    """Return what there is to encode: each channel of a recording is a cut."""
-    from trunkline import audio
-    from trunkline.manifest import load_manifest, manifest_of_rows
-
-    if source.suffix.lower() in audio.SUFFIXES and not source.is_dir():
-        source = source.absolute()
-        about = audio.info(source)
-        row = {"audio_filepath": source.name, "duration": about.duration}
-        rows = (
-            [row] if about.channels == 1 else [row | {"channel": n} for n in range(about.channels)]
-        )
-        manifest = manifest_of_rows(source, ((0, row) for row in rows))
-    else:
-        manifest = load_manifest(source)
-    if channel is None:
-        return manifest
-    if channel not in audio.ROLES and not channel.isdecimal():
-        raise UsageError(f"--channel {channel}: give agent, customer, or a number from 0.")
-    return manifest.filter(channel=audio.ROLES[channel] if channel in audio.ROLES else int(channel))
 
 
 def _about(backbone: Backbone, context: Context, arguments: argparse.Namespace) -> dict[str, Any]:

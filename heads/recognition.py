@@ -22,6 +22,7 @@ from heads.confidence import (
 )
 from heads.decoding import BeamOptions, Transcript
 from heads.head import Head, HeadLabels, HeadOptions, TrunkSpec
+from heads.utterances import utterances, whole
 from trunkline.errors import ConfigError, DataError, TrainingError
 from trunkline.log import get_logger
 from trunkline.tokenizer import KINDS, load_tokenizer, train_tokenizer
@@ -76,7 +77,7 @@ class Transcription(NamedTuple):
     text: str
     words: tuple[Word, ...]
     confidence: float
-    """The share of the N-best list that this text has, by probability; 1 where nothing was said."""
+    """The share of the N-best list that this text has, by probability (of several utterances their product)."""
     log_prob: float
 
 
@@ -154,8 +155,14 @@ class RecognitionHead(Head):
         raise NotImplementedError
 
     def decode(self, output: Any) -> list[Transcription]:
-        """Return the best transcript of each item, with times and confidences."""
-        return [self.transcription(output, i, nbest) for i, nbest in enumerate(self.search(output))]
+        """Return the transcript of each item, with times and confidences; a long one is cut at its pauses."""
+        results = []
+        for item in range(len(output.lengths)):
+            found = utterances(self, output, item)
+            text, confidence, log_prob = whole(found)
+            words = tuple(word for x in found for word in x.transcription.words)
+            results.append(Transcription(text, words, confidence, log_prob))
+        return results
 
     def transcription(self, output: Any, item: int, nbest: Sequence[Transcript]) -> Transcription:
         """Return the first of an N-best list with its words' times and confidences; of `output` the frames."""

@@ -242,6 +242,32 @@ def load_manifest(source: str | os.PathLike[str], *, format: str = "auto") -> Ma
     return Manifest(path, path.parent, table, fingerprint, cache)
 
 
+def load_cuts(source: str | os.PathLike[str], channel: str | None = None) -> Manifest:
+    """Return what a command has to work on: the cuts of a manifest or folder, or each channel of one recording.
+
+    Args:
+        source: a recording, or what `load_manifest` takes.
+        channel: only this one: "agent", "customer", or a number.
+
+    Raises:
+        UsageError: a channel that cannot be. DataError, StorageError: as `load_manifest` and `audio.info`.
+    """
+    path = Path(os.path.abspath(source))
+    if path.suffix.lower() in audio.SUFFIXES and not path.is_dir():
+        about = audio.info(path)
+        row: Row = {"audio_filepath": path.name, "duration": about.duration}
+        voices = range(about.channels) if about.channels > 1 else ()
+        rows = [row | {"channel": number} for number in voices] or [row]
+        manifest = manifest_of_rows(path, ((0, row) for row in rows))
+    else:
+        manifest = load_manifest(path)
+    if channel is None:
+        return manifest
+    if channel not in audio.ROLES and not channel.isdecimal():
+        raise UsageError(f"--channel {channel}: give agent, customer, or a number from 0.")
+    return manifest.filter(channel=audio.ROLES[channel] if channel in audio.ROLES else int(channel))
+
+
 def manifest_of_rows(path: Path, rows: Iterable[tuple[int, Row]]) -> Manifest:
     """Return the manifest of (line, checked row) pairs, held in memory; `path` is their source.
 

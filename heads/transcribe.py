@@ -1,0 +1,225 @@
+"""`trunkline transcribe`: what was said in a recording, a folder or a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trunkline.command import Summary, run
+from trunkline.errors import DataError, DependencyError, StorageError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from heads.model import MultiHeadModel
+    from heads.recognition import RecognitionHead
+    from heads.transcripts import Transcriber
+
+UNREADABLE = (DataError, StorageError, DependencyError)
+FORMATS = ("srt", "vtt", "textgrid")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="trunkline transcribe",
+        description="Transcribe recordings, each channel by itself: a JSON line a cut with its text, words, times (in "
+        "the recording) and confidences, to stdout or to OUT/transcripts.jsonl. With OUT the same command goes on "
+        "where it stopped, and OUT/quarantine.jsonl tells what could not be read. Where a line is digitally silent "
+        "nothing is written; of music and noise low confidences tell.",
+        epilog="Example: trunkline transcribe runs/small/backbone runs/ctc/heads/ctc calls.jsonl --out transcripts "
+        "--formats srt --nbest",
+    )
+    option = parser.add_argument
+    option("backbone", metavar="BACKBONE", help="a backbone directory, or chunkformer:DIR")
+    option("head", type=Path, metavar="HEAD", help="a head directory of kind ctc or aed")
+    option("source", type=Path, metavar="SOURCE", help="a recording, a folder or a manifest")
+    option("--out", type=Path, help="the folder to write; stdout without it")
+    option("--formats", default="", help=f"files beside it, with commas: {', '.join(FORMATS)}")
+    option("--nbest", action="store_true", help="write OUT/nbest.jsonl, for rescoring")
+    option(
+        "--context",
+        default="64,128,128",
+        help="what a frame sees: chunk,left,right in frames of 80 ms (default 64,128,128), or 'full'",
+    )
+    option("--channel", help="only this channel: agent, customer, or a number; all by default")
+    option("--lm", type=Path, help="a language model (ARPA file or what --lm-loader opens)")
+    option("--lm-weight", type=float, default=0.5, metavar="X", help="its weight (default 0.5)")
+    option("--word-bonus", type=float, default=0.0, metavar="X", help="nats a word, with --lm")
+    option(
+        "--lm-loader",
+        default="rescoring.lm:load_lm",
+        metavar="MODULE:FUNCTION",
+        help="what opens --lm (default rescoring.lm:load_lm)",
+    )
+    option("--phrases", type=Path, help="a text file of phrases to listen for, one a line")
+    option("--boost", type=float, default=2.0, metavar="X", help="nats a word of a phrase")
+    option("--any-trunk", action="store_true", help="take a head of another backbone")
+    option("--device", default="cpu", help="where the model runs: cpu, cuda, ...")
+    option(
+        "--max-bad-fraction",
+        type=float,
+        default=0.01,
+        metavar="X",
+        help="stop when more than this share of the cuts cannot be read (default 0.01, and more than one)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run(_transcribe, build_parser(), argv)
+
+
+def _transcribe(arguments: argparse.Namespace) -> Summary | None:
+    from encoder import Context
+    from heads.model import load_model
+    from heads.transcripts import Transcriber, TranscriptFolder
+    from trunkline.manifest import load_cuts
+    from trunkline.training.tracking import locked
+
+    context = Context.parse(arguments.context)
+    formats = _formats(arguments)
+    if not 0 <= arguments.max_bad_fraction <= 1:
+        raise UsageError(f"--max-bad-fraction {arguments.max_bad_fraction} is no share: 0 to 1.")
+    manifest = load_cuts(arguments.source, arguments.channel)
+    model = load_model(
+        arguments.backbone,
+        {"text": arguments.head},
+        any_trunk=arguments.any_trunk,
+        device=arguments.device,
+    )
+    lm = _add_scorers(arguments, _head_of(model, arguments.head))
+    work = Transcriber(model, context, lm)
+    if arguments.out is None:
+        return _to_stdout(work, manifest)
+    about = {
+        "kind": "trunkline.transcripts",
+        "backbone": model.backbone.fingerprint,
+        "head": str(arguments.head),
+        "context": list(context),
+        "lm": None if arguments.lm is None else [str(arguments.lm), arguments.lm_weight],
+        "word_bonus": arguments.word_bonus,
+        "phrases": None if arguments.phrases is None else [str(arguments.phrases), arguments.boost],
+        "formats": formats,
+        "nbest": arguments.nbest,
+    }
+    with locked(arguments.out):
+        folder = TranscriptFolder(arguments.out, about, formats, arguments.nbest)
+        return _to_folder(work, manifest, folder, arguments)
+
+
+def _formats(arguments: argparse.Namespace) -> list[str]:
+    formats = [x for x in arguments.formats.split(",") if x]
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"--formats: no format {name!r}.{nearest(name, FORMATS)}")
+    if arguments.out is None and (formats or arguments.nbest):
+        raise UsageError("--formats and --nbest write files; say where with --out.")
+    return formats
+
+
+def _head_of(model: MultiHeadModel, folder: Path) -> RecognitionHead:
+    from heads.recognition import RecognitionHead
+
+    head = model.head("text")
+    if not isinstance(head, RecognitionHead):
+        raise UsageError(f"{folder} is a head of kind {head.kind}, which writes no text.")
+    return head
+
+
+def _add_scorers(arguments: argparse.Namespace, head: Any) -> Any:
+    """Let the language model and the phrases join the head's search; return the model, None without one."""
+    from heads.decoding.boosting import PhraseBoost
+    from heads.decoding.fusion import NgramFusion
+
+    scorers: list[Any] = []
+    lm = None
+    if arguments.lm is not None:
+        lm = _loader(arguments.lm_loader)(arguments.lm)
+        scorers.append(
+            NgramFusion(
+                lm, head.tokenizer, weight=arguments.lm_weight, word_bonus=arguments.word_bonus
+            )
+        )
+    if arguments.phrases is not None:
+        try:
+            phrases = arguments.phrases.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(f"Cannot read {arguments.phrases}: {error}") from error
+        scorers.append(PhraseBoost(phrases, head.tokenizer, boost=arguments.boost))
+    head.scorers = tuple(scorers)
+    return lm
+
+
+def _loader(name: str) -> Any:
+    """Return the function that opens a language model; heads know of none themselves."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--lm-loader {name}: {error}; give MODULE:FUNCTION.") from error
+
+
+def _to_stdout(work: Transcriber, manifest: Any) -> None:
+    for index in range(len(manifest)):
+        found = work.transcribe(manifest[index])
+        print(json.dumps(found.to_row(), ensure_ascii=False), file=sys.stdout, flush=True)
+
+
+def _to_folder(
+    work: Transcriber, manifest: Any, folder: Any, arguments: argparse.Namespace
+) -> Summary:
+    from trunkline.log import progress
+
+    faults: list[dict[str, Any]] = []
+    words = empty = done = 0
+    seconds = 0.0
+    began = time.perf_counter()
+    with progress(total=len(manifest), description="Transcribing", unit="cuts") as bar:
+        for index in range(len(manifest)):
+            cut = manifest[index]
+            bar.advance()
+            if cut.id in folder.done:
+                continue
+            try:
+                found = work.transcribe(cut)
+            except UNREADABLE as error:
+                faults.append(folder.quarantine(cut, error))
+                _check_share(faults, len(manifest), arguments.max_bad_fraction)
+                continue
+            folder.write(found)
+            done += 1
+            words += len(found.words)
+            empty += not found.words
+            seconds += found.duration
+    spent = time.perf_counter() - began
+    return {
+        "out": str(arguments.out),
+        "cuts": len(manifest),
+        "transcribed": done,
+        "already_there": len(manifest) - done - len(faults),
+        "quarantined": len(faults),
+        "words": words,
+        "without_words": empty,
+        "audio_hours": seconds / 3600,
+        "times_real_time": seconds / spent if done else None,
+        "tables": {"Quarantined": faults} if faults else {},
+    }
+
+
+def _check_share(faults: list[dict[str, Any]], total: int, limit: float) -> None:
+    if len(faults) > max(1.0 if limit else 0.0, limit * total) or len(faults) == total:
+        named = " ".join(f"{fault['reason']}" for fault in faults[:5])
+        raise DataError(
+            f"{len(faults)} of {total} cuts cannot be read, more than --max-bad-fraction {limit:g} allows: {named} "
+            "Run `trunkline data check` for the whole list."
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
