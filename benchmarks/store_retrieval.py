@@ -57,7 +57,7 @@ SETS = {
     "en_s2i_barista": Labelled("en_s2i_barista/manifest.jsonl", ("intent",)),
     "en_librispeech_mini": Labelled("en_librispeech_mini/manifest.jsonl", ("speaker", "gender")),
     "he_yesno": Labelled("he_yesno/manifest.jsonl"),
-    "vi_read_clips": Labelled("vi_read_clips/manifest.jsonl", ("speaker",)),
+    "vi_read_clips": Labelled("vi_read_clips/manifest.jsonl"),
     "fr_longform_librivox": Labelled("fr_longform_librivox/manifest.jsonl", longest=None),
 }
 
