@@ -60,6 +60,7 @@ SECTIONS: dict[str, Parts] = {
     "augment": augment_parts,
     "rescoring": rescoring_parts,
     "phonetics": report("Sounds and spellings (`benchmarks/phonetics.py`)"),
+    "decoding": report("Prefix beam search beside pyctcdecode (`benchmarks/decoding.py`)"),
     "language_model": report("N-gram models beside lmplz (`benchmarks/language_model.py`)"),
 }
 """Name of a file of results without its ending -> how its part of the page is written, in the page's order."""
