@@ -12,7 +12,7 @@ STREAM = "8,40,0"
 FULL = "full"
 
 FROZEN = (
-    "contexts.full=1.0", "data.batch_seconds=64", "train.steps=1000", "train.warmup_steps=50", "train.lr=0.003",
+    "contexts.full=1.0", "data.batch_seconds=64", "train.steps=800", "train.warmup_steps=50", "train.lr=0.01",
     "train.weight_decay=0.05", "train.evaluate_every=100", "train.checkpoint_every=500", "train.log_every=100",
     "choose.patience=5",
 )  # fmt: skip
@@ -61,7 +61,7 @@ class Task:
         return tuple(f"heads.{self.head}.{option}" for option in self.options)
 
 
-POOLED = ("options.hidden=128", "options.dropout=0.3")
+POOLED = ("options.hidden=128", "options.dropout=0.3", "options.label_smoothing=0.1")
 INTENT = Task("intent", "vi_diadiem", POOLED, "intent/loss")
 DIGIT = Task(
     "digit", "en_fsdd_digits", ("kind=intent", "options.label=digit", *POOLED), "digit/loss"

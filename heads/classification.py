@@ -33,6 +33,8 @@ class ClassificationOptions(PooledOptions):
     balance: Literal["none", "weighted", "logit_adjusted"] = "none"
     """For classes of unequal size: weigh items by 1 / class frequency, or train with the classes' log frequency
     added to the logits and answer without it (Menon et al., ICLR 2021, equation 10). Both favour rare classes."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes of its group: few labels are learnt less by heart."""
     precision: float | None = None
     """Wanted share of right answers; below the confidence that gives it on dev the head abstains."""
     unseen: Literal["error", "ignore"] = "error"
@@ -45,6 +47,8 @@ class ClassificationOptions(PooledOptions):
     """Share of vectors left out in training."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing: must lie in [0, 1), not {self.label_smoothing}.")
         if self.precision is not None and not 0 < self.precision <= 1:
             raise ConfigError(f"precision: must lie in (0, 1], not {self.precision}.")
         if bool(self.vector) != bool(self.vector_dim) or self.vector_dim < 0:
@@ -155,7 +159,10 @@ class ClassificationHead(PooledHead):
         if self.options.unseen == "error":
             self.space.check(labels)
         targets = self.space.targets(labels).to(output.logits.device)
-        items = _cross_entropy(output.logits + self.prior, targets, self.space, self.weight)
+        smoothing = self.options.label_smoothing if self.training else 0.0
+        items = _cross_entropy(
+            output.logits + self.prior, targets, self.space, self.weight, smoothing
+        )
         correct = (_chosen(output.logits, self.space) == targets).all(dim=1)
         return items.mean(), {"accuracy": float(correct.float().mean())}
 
@@ -262,12 +269,19 @@ def balances(space: LabelSpace, balance: str) -> tuple[Tensor, Tensor]:
 
 
 def _cross_entropy(
-    logits: Tensor, targets: Tensor, space: LabelSpace, weight: Tensor | None
+    logits: Tensor,
+    targets: Tensor,
+    space: LabelSpace,
+    weight: Tensor | None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the loss of each item, (batch,), the mean over its groups or labels; ignored targets cost nothing."""
     if space.task == "labels":
         return functional.binary_cross_entropy_with_logits(
-            logits, targets.to(logits.dtype), pos_weight=weight, reduction="none"
+            logits,
+            targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2,
+            pos_weight=weight,
+            reduction="none",
         ).mean(dim=1)
     losses = []
     for column, group in enumerate(space.groups.values()):
@@ -279,6 +293,7 @@ def _cross_entropy(
                 weight=None if weight is None else weight[places],
                 ignore_index=IGNORED,
                 reduction="none",
+                label_smoothing=smoothing,
             )
         )
     return torch.stack(losses, dim=1).mean(dim=1)

@@ -277,6 +277,7 @@ class PooledOptions(HeadOptions):
     hidden: int = 128
     """Width of the frames' projection before pooling; 0 is none."""
     dropout: float = 0.1
+    """Of the frames, before and after the projection."""
 
 
 class PooledHead(Head):
@@ -297,6 +298,7 @@ class PooledHead(Head):
             if options.hidden
             else nn.Identity()
         )
+        self.drop = nn.Dropout(options.dropout)
         self.pool = Pooling(options.pooling, dim)
         self.pooled_dim = self.pool.output_dim
 
@@ -314,7 +316,9 @@ class PooledHead(Head):
 
     def step(self, encoded: Encoded, state: Any) -> tuple[None, PoolState]:
         """Take new frames into the running sums."""
-        return None, self.pool.step(self.project(self.inputs(encoded)), encoded.lengths, state)
+        return None, self.pool.step(
+            self.project(self.drop(self.inputs(encoded))), encoded.lengths, state
+        )
 
     def finish(self, state: Any) -> Any:
         """Return the output for everything the streams have said."""
