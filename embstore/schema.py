@@ -204,7 +204,11 @@ def vectors_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return a column of vectors as (rows, dim) float32, without a copy where it is one chunk."""
     dim = column.type.list_size
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, dim) for chunk in chunks]
+    parts = [
+        chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, dim)
+        for chunk in chunks
+        if len(chunk)
+    ]
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.zeros((0, dim), np.float32)
@@ -224,8 +228,8 @@ def round_mantissa(vectors: np.ndarray, precision: str = "m10") -> np.ndarray:
     half = np.uint32((1 << (drop - 1)) - 1)
     rounded = bits + (half + ((bits >> np.uint32(drop)) & np.uint32(1)))
     rounded &= np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
-    if not np.isfinite(values.sum(dtype=np.float64)):
-        finite = np.isfinite(values)
+    finite = np.isfinite(values)
+    if not finite.all():
         rounded[~finite] = bits[~finite]
     return rounded.view(np.float32)
 

@@ -31,7 +31,7 @@ from embstore.schema import (
 )
 from embstore.spaces import Spaces
 from embstore.state import Keys, State, StoredFile
-from embstore.storage import LocalStorage, Storage
+from embstore.storage import STAGING, LocalStorage, Storage
 from embstore.writer import Committed, Record, Shard
 from trunkline.errors import DataError, StorageError, UsageError, nearest
 
@@ -74,8 +74,10 @@ class EmbeddingStore:
         """
         path = Path(path)
         storage = storage or LocalStorage(path)
-        if storage.list("") == [] and path.is_dir() and any(path.iterdir()):
-            raise StorageError(f"{path} is no store and not empty; choose a new folder.")
+        ours = {STORE, KEY, "README.txt", STAGING, "lost+found"}
+        there = path.iterdir() if path.is_dir() and not (path / STORE).exists() else ()
+        if others := [each.name for each in there if each.name not in ours]:
+            raise StorageError(f"{path} is no store and holds {others[0]}; choose a new folder.")
         storage.create(KEY, secrets.token_bytes(32), private=True)
         about = {"format": FORMAT, "version": VERSION}
         storage.create(STORE, (json.dumps(about) + "\n").encode())
@@ -233,7 +235,7 @@ class EmbeddingStore:
             where &= pc.field("channel") == channel
         first, last = ("t_ms", "t_ms") if table == "frames" else ("end_ms", "start_ms")
         if start is not None:
-            where &= pc.field(first) >= round(start * 1000)
+            where &= pc.field(first) >= round(start * 1000) + (table == "segments")
         if end is not None:
             where &= pc.field(last) < round(end * 1000)
         schema = _picked(schema_of(table, space), columns, table)
