@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rescoring.bias import expander
     from rescoring.combine import Rescorer
     from rescoring.confusions import learn_costs
     from rescoring.consensus import Consensus, Phonetic
@@ -25,6 +26,7 @@ _MODULES = {
     "PhraseList": "rescoring.phrases",
     "Rescorer": "rescoring.combine",
     "Weights": "rescoring.weights",
+    "expander": "rescoring.bias",
     "from_telex": "rescoring.telex",
     "learn_costs": "rescoring.confusions",
     "phonetic_distance": "rescoring.phonetics",
@@ -43,6 +45,7 @@ __all__ = [
     "PhraseList",
     "Rescorer",
     "Weights",
+    "expander",
     "from_telex",
     "learn_costs",
     "phonetic_distance",

@@ -80,7 +80,7 @@ class Rescorer:
         semantic: word vectors, such as `rescoring.semantic.SemanticModel`.
         phonetic: how phonetic distances are taken, or a dialect.
         scorers: further terms: name -> a callable that gives each text a number.
-        phrases: for the term bias in every list, beside each list's own (`rescoring.bias.expand` makes
+        phrases: for the term bias in every list, beside each list's own (`rescoring.bias.expander` makes
             hypotheses of them).
         consensus: let the list vote on the totals, see `Consensus`.
 
