@@ -39,6 +39,8 @@ _LOOKALIKES = str.maketrans(
 _ODD = re.compile(f"[{''.join(map(chr, _LOOKALIKES))}]")
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|\s+|.", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+|\d+")
+# Words of texts up to so many letters are remembered: every term of an N-best list asks for them.
+_UTTERANCE = 1000
 
 # The longest first.
 _ONSET = re.compile("ngh|ng|nh|gh|gi|kh|ph|qu|th|tr|ch|[bcdđghklmnprstvx]|")
@@ -182,10 +184,10 @@ def tokens(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     """Return the runs of letters and of digits: what word errors and language models count."""
-    return list(_words(text))
+    return list(_words(text)) if len(text) <= _UTTERANCE else _WORD.findall(normalise(text))
 
 
-@lru_cache(maxsize=1024)  # every term of a list asks for the words of the same texts
+@lru_cache(maxsize=1024)
 def _words(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(normalise(text)))
 
