@@ -69,13 +69,20 @@ class Bench:
         self.work: Path = arguments.work
         self.out: Path = arguments.out
         self.backbone = str(arguments.backbone)
-        self.found: dict[str, Any] = read_json(self.out) if self.out.exists() else {"rows": {}}
+        self.found: dict[str, Any] = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        return read_json(self.out) if self.out.exists() else {"rows": {}}
 
     def manifest(self, name: str) -> Path:
         """Return the manifest of a set, or the stretches made of it."""
         if name == VOICES:
             return write_segments(self.data, self.work / "voices.jsonl")
         return self.data / name / "manifest.jsonl"
+
+    def known(self) -> set[str]:
+        """Return the rows that are there."""
+        return set(self._read()["rows"])
 
     def check(self) -> None:
         """Raise a UsageError if what is there was measured on another backbone."""
@@ -99,6 +106,7 @@ class Bench:
             "cpu_seconds": round(time.process_time() - began, 1),
             "wall_seconds": round(time.monotonic() - clock, 1),
         }
+        self.found |= self._read()  # another process may have made other rows meanwhile
         self.found["rows"][row.name] = {**about, **found, **spent}
         self.save()
 
@@ -174,6 +182,7 @@ class Bench:
         from heads.predictions import read_predictions, read_scored_trials
         from heads.scoring import ScoreOptions
 
+        self.found |= self._read()
         tests = []
         for (row_a, context_a), (row_b, context_b), head_a, head_b in COMPARISONS:
             folders = [
@@ -212,7 +221,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     bench.check()
     torch.set_num_threads(1)
     for row in wanted:
-        if row.name not in bench.found["rows"]:
+        if row.name not in bench.known():
             bench.make(row)
     bench.compare()
     return {"results": str(bench.out), "rows": len(bench.found["rows"]), "of": len(ROWS)}
