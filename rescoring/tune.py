@@ -52,9 +52,12 @@ def _parser() -> argparse.ArgumentParser:
 def _tune(arguments: argparse.Namespace) -> Summary:
     from rescoring.features import collect
     from rescoring.tuning import ablations, report, tune
+    from trunkline.errors import UsageError
     from trunkline.nbest import read_nbest
 
     refuse_inputs_as_output(arguments.out, filter(None, (arguments.lists, arguments.test)))
+    if arguments.out and arguments.out.is_dir():  # not after minutes of work
+        raise UsageError(f"--out {arguments.out} is a folder; give the file's name.")
     rescorer = build_rescorer(arguments)
     terms = [x.strip() for x in arguments.terms.split(",")] if arguments.terms else None
     settings = {"terms": terms, "folds": arguments.folds, "restarts": arguments.restarts}

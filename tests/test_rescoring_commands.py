@@ -167,6 +167,7 @@ BAD = {
     "no such file": (rescore, ["none.jsonl", "--out", "x.jsonl"], 1, "none.jsonl"),
     "onto itself": (rescore, ["lists.jsonl", "--out", "lists.jsonl"], 2, "a file that is read"),
     "weights onto lists": (tune, ["lists.jsonl", "--out", "lists.jsonl"], 2, "a file that is read"),
+    "weights onto a folder": (tune, ["lists.jsonl", "--out", "lm"], 2, "lm is a folder"),
     "lists onto text": (simulate, ["--text", "a.txt", "--out", "a.txt"], 2, "a file that is read"),
     "none to show": (explain, ["lists.jsonl", "--top", "0"], 2, "--top must be 1 or more"),
     "among many": (explain, ["lists.jsonl", "--utt", "x"], 2, "The first of 120 is"),
