@@ -10,13 +10,11 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from embstore.log import CommitLog
 from embstore.schema import (
@@ -32,8 +30,12 @@ from embstore.schema import (
 from embstore.spaces import Spaces
 from embstore.state import Keys, State, StoredFile
 from embstore.storage import STAGING, LocalStorage, Storage
+from embstore.tables import read_file, read_rows
 from embstore.writer import Committed, Record, Shard
 from trunkline.errors import DataError, StorageError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from embstore.dataset import StoreDataset
 
 STORE = "store.json"
 KEY = "store.key"
@@ -280,6 +282,41 @@ class EmbeddingStore:
             )
         return vectors_of(table.column(VECTORS))
 
+    def rows_of(
+        self, file: StoredFile, columns: Sequence[str], where: str | None = None
+    ) -> pa.Table:
+        """Return the rows of one file for which a condition holds; raises as `scan`."""
+        schema = _picked(schema_of(file.table, self.spaces()[file.space]), columns, file.table)
+        space = self.spaces()[file.space]
+        return pa.Table.from_batches(self._rows(file.table, space, [file], columns, where), schema)
+
+    def as_torch_dataset(
+        self,
+        table: str = "pooled",
+        space: Space | str | None = None,
+        *,
+        columns: Sequence[str] = (),
+        where: str | None = None,
+        seed: int | None = 0,
+    ) -> StoreDataset:
+        """Return a `torch.utils.data.IterableDataset` of vectors, or of the frames of whole cuts, with columns.
+
+        Args:
+            table: pooled, segments or frames.
+            space: as in `scan`.
+            columns: further columns of each item, such as a label that was kept with `--keep-meta`.
+            where: as in `scan`.
+            seed: of the order, with `set_epoch`; None keeps that of the store.
+
+        Raises:
+            UsageError: a table or column that is not there.
+        """
+        from embstore.dataset import StoreDataset
+
+        chosen = self._space_of(table, space)
+        _picked(schema_of(table, chosen), [*columns, VECTORS], table)
+        return StoreDataset(str(self.path), table, chosen.name, columns, where, seed)
+
     def is_erased(self, call_id: str, speaker: str | None = None) -> bool:
         """Return whether a call or speaker was forgotten, and must not come again."""
         keys, erased = self.log.keys, self.state.erased
@@ -295,12 +332,7 @@ class EmbeddingStore:
         """
         self._settle()
         try:
-            return pq.read_table(
-                self.source(file),
-                columns=None if columns is None else list(columns),
-                page_checksum_verification=True,
-                partitioning=None,
-            )
+            return read_file(self.source(file), columns)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from error
 
@@ -334,16 +366,11 @@ class EmbeddingStore:
             from embstore.where import expression
 
             where = expression(where, schema)
-        options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        format = ds.ParquetFileFormat(default_fragment_scan_options=options)
         self._settle()
         for first in range(0, len(files), 256):
             paths = [self.source(file) for file in files[first : first + 256]]
             try:
-                data = ds.dataset(paths, schema=schema, format=format)
-                yield from data.to_batches(
-                    columns=names, filter=where, batch_readahead=2, fragment_readahead=2
-                )
+                yield from read_rows(paths, schema, names, where)
             except (pa.ArrowException, OSError) as error:
                 raise self._damaged(error) from error
 

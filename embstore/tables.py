@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from embstore.schema import ROW_GROUP, writer_options
@@ -117,3 +118,28 @@ def rewritten(
         raise
     finally:
         reader.close()
+
+
+def read_file(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a Parquet file, or some of its columns, with its checksums checked."""
+    return pq.read_table(
+        path,
+        columns=None if columns is None else list(columns),
+        page_checksum_verification=True,
+        partitioning=None,
+    )
+
+
+def read_rows(
+    paths: Sequence[str], schema: pa.Schema, columns: Sequence[str], where: ds.Expression | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of Parquet files for which a condition holds, in order, with their checksums checked.
+
+    Few row groups are read ahead, so that memory stays bounded.
+    """
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    format = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    data = ds.dataset(list(paths), schema=schema, format=format)
+    return data.to_batches(
+        columns=list(columns), filter=where, batch_readahead=2, fragment_readahead=2
+    )
