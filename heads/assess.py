@@ -122,34 +122,36 @@ def with_rules(
 ) -> tuple[list[Prediction], list[dict[str, Any]]]:
     """Return the predictions of a head as the rules of a call decide them, and what was refused and why.
 
-    The turns of a call are taken in the order of their start, both channels together.
+    The turns of a call are taken in the order of their start, both channels together; the result is in the order of
+    `predictions`, so that both can be compared cut by cut.
     """
+    rows = [row for row in predictions if row.head == head]
     calls: dict[str, list[Prediction]] = {}
-    for row in predictions:
-        if row.head == head:
+    for row in rows:
+        if row.probabilities and row.answer is not None:
             calls.setdefault(row.call or row.id, []).append(row)
-    ruled, refused = [], []
-    for call, rows in calls.items():
-        turns = sorted((row for row in rows if row.probabilities), key=lambda row: row.start)
+    answers: dict[str, str] = {}
+    refused = []
+    for call, turns in calls.items():
+        turns.sort(key=lambda row: row.start)
         try:
             decided = table.decode([row.probabilities for row in turns])
         except DataError as error:
             raise DataError(f"Call {call!r}: {error}") from error
-        answers = {row.id: label for row, label in zip(turns, decided.labels, strict=True)}
-        for row in rows:
-            answer = answers.get(row.id, row.answer)
-            ruled.append(
-                replace(
-                    row,
-                    context=f"{row.context} with rules",
-                    answer=answer,
-                    confidence=row.probabilities.get(str(answer), row.confidence or 0.0),
-                )
-            )
+        answers |= {row.id: label for row, label in zip(turns, decided.labels, strict=True)}
         refused += [
             {"call": call, "cut": turns[each.turn].id, "why": str(each)}
             for each in decided.refusals
         ]
+    ruled = [
+        replace(
+            row,
+            context=f"{row.context} with rules",
+            answer=answers.get(row.id, row.answer),
+            confidence=row.probabilities.get(answers.get(row.id, ""), row.confidence),
+        )
+        for row in rows
+    ]
     return ruled, refused
 
 

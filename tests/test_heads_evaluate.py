@@ -165,7 +165,9 @@ def test_rules_are_scored_beside_the_head_and_say_what_they_refused(run, tmp_pat
     option = f"rules={tmp_path / 'rules.json'}"
     assert command(run, tmp_path / "out", "--head", "intent", option, *QUICK) == 0
     assert set(table(capsys)) == {("intent", "full"), ("intent", "full with rules")}
-    ruled = [x for x in read_predictions(tmp_path / "out") if x.context == "full with rules"]
+    rows_ = read_predictions(tmp_path / "out")
+    ruled = [x for x in rows_ if x.context == "full with rules"]
+    assert [x.id for x in ruled] == [x.id for x in rows_ if x.context == "full"]
     firsts = [row.answer for row in ruled if row.id.endswith("-0")]
     assert firsts == ["ask"] * CALLS
     assert "only after &#x27;ask&#x27;" in (tmp_path / "out" / "report.html").read_text()
