@@ -137,13 +137,15 @@ def _rows() -> tuple[Row, ...]:
         )
     rows.append(_learning(INTENT, "intent-learning-10", "pretrained, learning", 300, 0.1))
     syllable = "heads.ctc.options.tokenizer.kind=syllables"
-    for task, name, steps in ((SYLLABLES, "syllables", 800), (COMMANDS, "commands", 600)):
-        for trunk, short in (("pretrained, learning", "learning"), ("from scratch", "scratch")):
-            rows.append(_learning(task, f"{name}-{short}", trunk, steps))  # type: ignore[arg-type]
-            if task is COMMANDS:
-                rows.append(
-                    _learning(task, f"{name}-{short}-syllables", trunk, steps, 1.0, syllable)
-                )  # type: ignore[arg-type]
+    kinds: tuple[tuple[Trunk, str], ...] = (
+        ("pretrained, learning", "learning"),
+        ("from scratch", "scratch"),
+    )
+    for trunk, short in kinds:
+        rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 800))
+        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 600))
+        name = f"commands-{short}-syllables"
+        rows.append(_learning(COMMANDS, name, trunk, 600, 1.0, syllable))
     return tuple(rows)
 
 

@@ -167,7 +167,7 @@ def _chosen(
         if source.split is None or row["split"] == source.split:
             rows.append((place, [_value(row, key.label) for key in keys.values()], row))
     if source.fraction < 1:
-        rows.sort(key=lambda row: _hash(ids[row[0]]))
+        rows.sort(key=lambda row: _hash(str(ids[row[0]])))
         rows = sorted(rows[: max(1, round(source.fraction * len(rows)))], key=lambda row: row[0])
     places = []
     for place, found, row in rows:

@@ -25,7 +25,7 @@ from trunkline.training.tracking import locked
 logger = get_logger(__name__)
 
 try:
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]  (an extra)
 except ImportError as error:
     raise DependencyError(
         "heads.sweep needs Optuna: pip install -c constraints.txt 'trunkline[sweep]'."
@@ -139,7 +139,9 @@ class Sweep:
             trial.set_user_attr("failed", str(error))
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             return
-        if "tables" not in summary:  # stopped by a signal: the trial stays open and is taken up next time
+        if (
+            "tables" not in summary
+        ):  # stopped by a signal: the trial stays open and is taken up next time
             raise KeyboardInterrupt
         metrics = dev_metrics(summary)
         if self.metric not in metrics:

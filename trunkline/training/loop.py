@@ -334,11 +334,8 @@ class _Run:
     def _log(self) -> None:
         self._collect()
         progress, elapsed = self.progress, time.perf_counter() - self.clock
-        row = {
-            "step": progress.step,
-            "loss": None,
-            "lr": learning_rate(self.config, progress.step - 1),
-        }
+        row: dict[str, Any] = {"step": progress.step, "loss": None}
+        row["lr"] = learning_rate(self.config, progress.step - 1)
         row |= {
             name: total / count
             for name, (total, count) in progress.sums.items()
