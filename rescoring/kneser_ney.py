@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rescoring.ngrams import BOS, EOS, UNK, Ngrams, Order
+from rescoring.ngrams import BOS, EOS, UNK, Ngrams, Order, check_sentence
 from trunkline.errors import DataError, UsageError
 
 MAX_ORDER = 6
@@ -60,7 +60,7 @@ def train(
     or too odd to estimate them; with None that is an error, as it is for lmplz.
 
     Raises:
-        UsageError: `order`, `prune` or `fallback` is out of range.
+        UsageError: `order`, `prune` or `fallback` is out of range, or a sentence is a text.
         DataError: there is no sentence, none is long enough for `order`, or a word is <s>, </s> or <unk>.
     """
     thresholds = _thresholds(order, prune)
@@ -113,7 +113,7 @@ def _number(sentences: Iterable[Sequence[str]]) -> tuple[list[str], np.ndarray, 
         ids[mark]
     numbers: list[np.ndarray] = []
     lengths: list[int] = []
-    for words in sentences:
+    for words in map(check_sentence, sentences):
         if words:
             numbers.append(
                 np.array([BOS_ROW, *map(ids.__getitem__, words), EOS_ROW], dtype=np.int32)

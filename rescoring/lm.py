@@ -17,7 +17,7 @@ import numpy as np
 
 from rescoring.arpa import read_arpa, read_vocabulary
 from rescoring.arrays import read_arrays, write_arrays
-from rescoring.ngrams import BOS, EOS, UNK, Ngrams, Order
+from rescoring.ngrams import BOS, EOS, UNK, Ngrams, Order, check_sentence
 from trunkline.errors import CheckpointError, DataError, DependencyError, StorageError, UsageError
 from trunkline.syllable import words
 
@@ -72,7 +72,7 @@ class LanguageModel(ABC):
         Raises:
             DataError: there is no sentence.
         """
-        found = [list(sentence) for sentence in sentences]
+        found = [list(check_sentence(sentence)) for sentence in sentences]
         if not found:
             raise DataError("There is no sentence to measure perplexity on.")
         scores = np.concatenate(self.word_scores(found))

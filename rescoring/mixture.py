@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rescoring.lm import MIXTURE_SCHEMA, LanguageModel, load_lm
+from rescoring.ngrams import check_sentence
 from trunkline.checkpoint import read_json, write_json
 from trunkline.errors import CheckpointError, DataError, UsageError
 
@@ -55,7 +56,7 @@ class Interpolated(LanguageModel):
         Raises:
             DataError: there is no sentence, or no word either model knows.
         """
-        found = [list(sentence) for sentence in sentences if sentence]
+        found = [list(check_sentence(sentence)) for sentence in sentences if sentence]
         if not found:
             raise DataError("There is no sentence to tune the weight of two language models on.")
         known = np.array([ok for x in found for ok in (*map(self.knows, x), True)])

@@ -11,9 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trunkline.errors import UsageError
+
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 NO_UNK = -100.0
 """log10 probability of an unknown word in a model without <unk>, as KenLM sets it."""
+
+
+def check_sentence(words: Sequence[str]) -> Sequence[str]:
+    """Return a sentence of words as it is; a `UsageError` for a text, whose letters would be taken for words."""
+    if isinstance(words, str):
+        raise UsageError(f"A sentence must be a list of words, not the text {words[:60]!r}.")
+    return words
 
 
 class Order(NamedTuple):

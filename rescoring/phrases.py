@@ -20,7 +20,7 @@ from rescoring.costs import Costs
 from rescoring.phonetics import Described, describe, distance_matrix
 from rescoring.soundex import vnsoundex
 from rescoring.vectors import MAX_SYLLABLES, dimension, syllable_vector
-from trunkline.errors import DataError
+from trunkline.errors import DataError, UsageError
 from trunkline.syllable import parse, words
 
 EXHAUSTIVE = 1000
@@ -53,7 +53,7 @@ class PhraseList:
         places: where each phrase stands, for messages.
 
     Raises:
-        DataError: a phrase without a word, or no phrase at all.
+        DataError: a phrase without a word, or no phrase at all. UsageError: one text in place of a list.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class PhraseList:
         *,
         places: Sequence[str] = (),
     ) -> None:
+        if isinstance(phrases, str):
+            raise UsageError(f"phrases must be a list, not the text {phrases!r}.")
         kept: dict[tuple[str, ...], str] = {}
         for number, phrase in enumerate(phrases):
             if not isinstance(phrase, str) or not (tokens := tuple(words(phrase))):
@@ -303,4 +305,4 @@ def _keys(codes: np.ndarray, wildcard: int | None) -> np.ndarray:
 
 def as_phrase_list(phrases: PhraseList | Iterable[str]) -> PhraseList:
     """Return the phrases with their index."""
-    return phrases if isinstance(phrases, PhraseList) else PhraseList(tuple(phrases))
+    return phrases if isinstance(phrases, PhraseList) else PhraseList(phrases)

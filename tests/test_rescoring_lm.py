@@ -120,6 +120,8 @@ def test_perplexity_counts_the_end_and_reports_unknown_words(lmplz):
     assert (found.words, found.oov, found.sentences) == (3, 1, 2)
     with pytest.raises(DataError, match="no sentence"):
         model.perplexity([])
+    with pytest.raises(UsageError, match="list of words, not the text 'tôi muốn'"):
+        model.perplexity(["tôi muốn"])
 
 
 def test_a_folder_opens_to_the_same_model_and_tells_when_it_was_altered(lmplz, tmp_path):
@@ -147,6 +149,7 @@ def test_a_folder_opens_to_the_same_model_and_tells_when_it_was_altered(lmplz, t
         ({"fallback": (0.5, 1.0)}, UsageError),
         ({"fallback": (0.5, 1.0, 4.0)}, UsageError),
         ({"order": 6, "sentences": [["a"]]}, DataError),
+        ({"sentences": ["a b", "a c"]}, UsageError),
         ({"sentences": []}, DataError),
         ({"sentences": [[]]}, DataError),
         ({"sentences": [["a", "<s>"]]}, DataError),

@@ -15,7 +15,7 @@ from rescoring import phrases as phrases_module
 from rescoring.phonetics import sentence_distance
 from rescoring.phrases import Match, PhraseList
 from tests.phrase_lists import TALK, misheard, names
-from trunkline.errors import DataError, StorageError
+from trunkline.errors import DataError, StorageError, UsageError
 from trunkline.syllable import words
 
 
@@ -123,6 +123,8 @@ def test_phrases_in_memory_are_counted_in_messages():
         PhraseList(["An", ""])
     with pytest.raises(DataError, match="holds no phrase"):
         PhraseList([])
+    with pytest.raises(UsageError, match="must be a list, not the text 'An'"):
+        PhraseList("An")
 
 
 @given(st.lists(st.text(max_size=12), max_size=5), st.text(max_size=30))
