@@ -85,7 +85,11 @@ def install(folder: Path) -> None:
 
 
 def peer_searches(vocabulary: PieceTokenizer) -> dict[str, Callable[[np.ndarray], str]]:
-    """Return pyctcdecode with its own pruning, and with ours."""
+    """Return pyctcdecode with its own pruning, as it makes N-best lists, and with our margin.
+
+    Its `decode` keeps only the best of the prefixes that end in the same word: that leaves room for other endings but
+    no N-best list, for which `decode_beams` leaves all of them, as we do.
+    """
     logging.disable(logging.WARNING)  # it has remarks on the vocabulary
     from pyctcdecode import build_ctcdecoder  # type: ignore[import-not-found]
 
@@ -95,6 +99,7 @@ def peer_searches(vocabulary: PieceTokenizer) -> dict[str, Callable[[np.ndarray]
     margin = BeamOptions().margin
     return {
         "pyctcdecode, its defaults": lambda x: decoder.decode(x, beam_width=BEAM),
+        "pyctcdecode, N-best": lambda x: decoder.decode_beams(x, beam_width=BEAM)[0][0],
         "pyctcdecode, our margin": lambda x: decoder.decode(
             x, beam_width=BEAM, token_min_logp=-margin, beam_prune_logp=-1e9
         ),

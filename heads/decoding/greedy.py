@@ -11,14 +11,16 @@ from trunkline.errors import DataError
 
 
 def checked(log_probs: Any, blank: int) -> np.ndarray:
-    """Return log probabilities (frames, symbols) as float64.
+    """Return log probabilities (frames, symbols) as an array of floats.
 
     Raises:
         DataError: another shape, NaN, +inf, a blank that is no symbol, or a frame in which nothing is possible.
     """
     if hasattr(log_probs, "detach"):
         log_probs = log_probs.detach().cpu().numpy()
-    table = np.asarray(log_probs, dtype=np.float64)
+    table = np.asarray(log_probs)
+    if table.dtype not in (np.float32, np.float64):
+        table = table.astype(np.float64)
     if table.ndim != 2 or not 0 <= blank < table.shape[1]:
         raise DataError(
             f"CTC log probabilities have shape {table.shape} with blank {blank}; expected (frames, symbols), "
@@ -49,6 +51,6 @@ def collapse(path: Any, blank: int) -> list[int]:
 def greedy(log_probs: Any, *, blank: int = 0) -> Decoded:
     """Return the tokens of the most probable path; `log_prob` is that path's alone. Raises as `checked`."""
     table = checked(log_probs, blank)
-    total = float(table.max(axis=1).sum()) if len(table) else 0.0
+    total = float(table.max(axis=1).sum(dtype=np.float64)) if len(table) else 0.0
     path = table.argmax(axis=1) if len(table) else ()
     return Decoded(tuple(collapse(path, blank)), total, total)

@@ -47,6 +47,10 @@ class BeamOptions:
             raise ConfigError(f"margin is {self.margin}; it must be above 0 nats.")
 
 
+_SMALL = 1e-100
+"""Probabilities are scaled up when their largest falls below this; a frame's own may be as small again."""
+
+
 class BeamState(NamedTuple):
     """The prefixes of a stream, all arrays (prefixes,); `step` returns a new one and leaves the old as it is.
 
@@ -123,9 +127,9 @@ class PrefixBeamSearch:
         parents = np.array([trie.parents[node] for node in nodes.tolist()])
         beam = _Beam(self, state._replace(trie=trie, nodes=nodes, parents=parents), table.shape[1])
         symbols = self._symbols(table)
-        blank = np.exp(table[:, self.blank])
+        blank = np.exp(table[:, self.blank], dtype=np.float64).tolist()
         for t, row in enumerate(table):
-            low, high = symbols.starts[t : t + 2]
+            low, high = symbols.starts[t], symbols.starts[t + 1]
             beam.advance(row, blank[t], symbols.ids[low:high], symbols.probs[low:high])
         return beam.state(state.frames + len(table))
 
@@ -161,14 +165,17 @@ class PrefixBeamSearch:
             return _Symbols(np.zeros(0, np.int64), np.zeros(0), [0])
         wanted = table >= table.max(axis=1, keepdims=True) - self.options.margin
         wanted[:, self.blank] = False
-        most = self.options.symbols
-        for row in np.flatnonzero(wanted.sum(axis=1) > most):
-            allowed = np.where(wanted[row], table[row], -np.inf)
-            wanted[row] = False
-            wanted[row, np.argpartition(-allowed, most - 1)[:most]] = True
         rows, ids = np.nonzero(wanted)
-        starts = np.searchsorted(rows, np.arange(len(table) + 1)).tolist()
-        return _Symbols(ids, np.exp(table[rows, ids]), starts)
+        starts = np.searchsorted(rows, np.arange(len(table) + 1))
+        if len(crowded := np.flatnonzero(np.diff(starts) > self.options.symbols)):
+            most = self.options.symbols
+            for row in crowded:
+                allowed = np.where(wanted[row], table[row], -np.inf)
+                wanted[row] = False
+                wanted[row, np.argpartition(-allowed, most - 1)[:most]] = True
+            rows, ids = np.nonzero(wanted)
+            starts = np.searchsorted(rows, np.arange(len(table) + 1))
+        return _Symbols(ids, np.exp(table[rows, ids], dtype=np.float64), starts.tolist())
 
 
 class _Beam:
@@ -179,7 +186,9 @@ class _Beam:
         self.trie, self.nodes, self.parents, self.last = state[:4]
         self.p_blank, self.p_label, self.bonus, self.states = state[4:8]
         self.log_scale = state.log_scale
-        self.place = np.full(symbols, -1)  # of each symbol among those of the frame
+        # Of each symbol among those of the frame; one more for the empty prefix, whose last token is -1.
+        self.place = np.full(symbols + 1, -1)
+        self.numbers = np.arange(symbols)
         self._find_family()
 
     def state(self, frames: int) -> BeamState:
@@ -206,16 +215,15 @@ class _Beam:
         total = self.p_blank + self.p_label
         stay_blank = total * blank
         # The empty prefix has last token -1, which reads some probability that its p_label of 0 cancels.
-        stay_label = self.p_label * np.exp(row[self.last])
+        stay_label = self.p_label * np.exp(row[self.last], dtype=np.float64)
         if not len(ids):
             self.p_blank, self.p_label = stay_blank, stay_label
             self._rescale(stay_blank + stay_label)
             return
-        self.place[ids] = np.arange(len(ids))
+        self.place[ids] = self.numbers[: len(ids)]
         extended = total[:, None] * probs
         # A repeated token is a new one only after a blank: "chín chín".
         columns = self.place[self.last]
-        columns[self.last < 0] = -1
         again = np.flatnonzero(columns >= 0)
         extended[again, columns[again]] = self.p_blank[again] * probs[columns[again]]
         # An extension that is in the beam already adds to it.
@@ -275,6 +283,8 @@ class _Beam:
 
     def _rescale(self, totals: np.ndarray) -> None:
         top = float(totals.max())
+        if top > _SMALL:
+            return
         self.p_blank = self.p_blank / top
         self.p_label = self.p_label / top
         self.log_scale += math.log(top)
