@@ -196,10 +196,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         output.unlink()
         first = found[0]
         raise DataError(
-            f"{args.folder} holds {len(found)} numbers after all, the first a {first['kind']} in {first['file']}, "
+            f"{args.folder} holds {len(found)} numbers after all, the first {_one(first['kind'])} in {first['file']}, "
             f"line {first['line']}; its manifest was removed."
         )
     return summary | {"keys_left_out": sorted(dropped)}
+
+
+def _one(kind: str) -> str:
+    return f"an {kind}" if kind == "account" else f"a {kind}"
 
 
 def _reason(
@@ -210,7 +214,7 @@ def _reason(
     Reasons name no file and no number, for they lie beside the output.
     """
     if kinds := private.find_in(new):
-        return f"the line holds a {kinds[0]} number"
+        return f"the line holds {_one(kinds[0])} number"
     source = manifest.root / row["audio_filepath"]
     target = new["audio_filepath"]
     if target not in placed:
@@ -220,7 +224,7 @@ def _reason(
             placed[target] = "the recording cannot be read"
         else:
             placed[target] = (
-                f"the recording's metadata hold a {held[0].kind} number" if held else ""
+                f"the recording's metadata hold {_one(held[0].kind)} number" if held else ""
             )
             if not held:
                 place(source, folder / target, how)
