@@ -91,7 +91,7 @@ def umap(vectors: np.ndarray, seed: int) -> np.ndarray:
         from umap import UMAP  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DependencyError(
-            "--method umap needs umap-learn: pip install umap-learn; or use --method pca."
+            "--method umap needs umap-learn: pip install 'trunkline[umap]'; or use --method pca."
         ) from error
     return np.asarray(UMAP(metric="cosine", random_state=seed).fit_transform(vectors))
 

@@ -236,7 +236,7 @@ def test_hostile_names_stay_text(tmp_path):
 def test_umap_is_asked_for_by_name(store, tmp_path, capsys):
     words = [str(store.path), "--method", "umap", "--html", str(tmp_path / "x.html")]
     assert plot.main(words) == 1
-    assert "pip install umap-learn" in capsys.readouterr().err
+    assert "pip install 'trunkline[umap]'" in capsys.readouterr().err
     with pytest.raises(DependencyError):
         plot.umap(np.zeros((3, 4)), 0)
 

@@ -34,7 +34,9 @@ ROOMS = {
 }
 
 # Where the name to import is not the name to install.
-IMPORT_NAMES = {"faiss-cpu": "faiss", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {
+    "faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "umap-learn": "umap",
+}  # fmt: skip
 
 
 class Import(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 from embstore.index.exact import Neighbours
 from embstore.index.folder import FAISS, IDS, IndexInfo, new_version, write_info
 from embstore.index.ids import IdsWriter, ids_schema
-from embstore.index.parts import batches, open_part, unit_vectors
+from embstore.index.parts import ahead, batches, open_part, unit_vectors
 from embstore.schema import VECTORS, Space
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
@@ -222,7 +222,7 @@ def _vectors(plan: Plan, ids: IdsWriter) -> Iterator[tuple[int, np.ndarray]]:
         first = 0
         for file in plan.mine:
             row = 0
-            for batch in batches(plan.store, file):
+            for batch in ahead(batches(plan.store, file)):
                 yield first, unit_vectors(batch, file.path, plan.metric, plan.space.dim)
                 ids.write(batch, file.path, row, first)
                 row += batch.num_rows

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +50,16 @@ def batches(
         raise DataError(_damaged(store, file, error)) from error
 
 
+def ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield items, the next of which is made in a thread while one works on this one."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = thread.submit(next, items, end)
+            yield item
+
+
 def _damaged(store: EmbeddingStore, file: StoredFile, error: Exception) -> str:
     return (
         f"{store.path / file.path} is damaged ({error}). Run `python -m embstore.verify {store.path}`, and take the "
@@ -80,4 +92,4 @@ def normalised(vectors: np.ndarray, squares: np.ndarray | None = None) -> np.nda
         squares = np.einsum("nd,nd->n", vectors, vectors)
     assert squares is not None
     lengths = np.sqrt(np.where(squares > 0, squares, 1.0)).astype(np.float32)
-    return vectors / lengths[:, None]
+    return vectors * (1 / lengths)[:, None]
