@@ -29,7 +29,11 @@ class Adapters(Protocol):
         ...
 
     def adapted(self, conformer: Conformer) -> Conformer:
-        """Return a view of the encoder with these adapters in it; called once for every pass or step."""
+        """Return a view of the encoder with these adapters in it; called for every pass or step, and to plan one."""
+        ...
+
+    def passed(self) -> None:
+        """Hear that frames went through such a view."""
         ...
 
 

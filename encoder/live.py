@@ -66,6 +66,7 @@ def step(
             for batch, (_, new, last) in zip(batches, phases, strict=True)
         ]
         given = advance(plan, steps, sizes.context)
+    trunk.passed(sum(one.ways[0].frames.shape[1] for one in given))
     results = []
     for batch, one in zip(batches, given, strict=True):
         ahead = iter(batch.ahead)

@@ -136,6 +136,7 @@ def _advance(trunk: SharedTrunk, parts: Sequence[_Part], context: Context) -> li
     pieces = []
     for part, given in zip(parts, results, strict=True):
         done, count = part.place.given, given.ways[0].frames.shape[1]
+        trunk.passed(count)
         encoded, ahead = [], []
         for waiting, way in zip(part.place.ahead, given.ways, strict=True):
             layers, rest = align(waiting, way)

@@ -64,6 +64,12 @@ class SharedTrunk:
         ]
         return make_plan(ways, self.numbers)
 
+    def passed(self, frames: int) -> None:
+        """Tell the adapters that so many frames went through them."""
+        for branch in self.branches:
+            if frames and branch.adapters is not None:
+                branch.adapters.passed()
+
     @property
     def layer_passes(self) -> int:
         """How many layers run for a recording."""
@@ -108,6 +114,7 @@ class SharedTrunk:
         normalised = self.backbone.normalise(features).masked_fill(padding, 0.0)
         frame_lengths, given = encode_plan(self.plan(), normalised, lengths, context)
         times = self.backbone.times(given[0].frames.shape[1])
+        self.passed(len(times))
         return [Encoded(way.frames, frame_lengths, stacked(way.layers), times) for way in given]
 
     def encode_blocks(

@@ -58,7 +58,7 @@ class Adapter(nn.Module):
         self.numbers = tuple(range(first + 1, backbone.num_layers + 1))
         """Layers that are adapted, from 1."""
         self.calls = 0
-        """How often an encoder was bent."""
+        """How often frames went through an encoder with this adapter in it."""
 
     @property
     def key(self) -> str:
@@ -67,8 +67,11 @@ class Adapter(nn.Module):
 
     def adapted(self, conformer: Conformer) -> Conformer:
         """Return a view of the encoder with this adapter in it."""
-        self.calls += 1
         return with_parts(conformer, self.parts(conformer))
+
+    def passed(self) -> None:
+        """Count a pass."""
+        self.calls += 1
 
     def parts(self, conformer: Conformer) -> Mapping[str, Tensor | nn.Module]:
         """Return what replaces the parts of these names."""

@@ -185,11 +185,18 @@ def test_dropout_is_off_in_a_recording_whatever_the_mode_and_modes_come_back():
     assert backbone.training and adapter.training and backbone.conformer.layers[0].training
 
 
-def test_an_adapter_that_was_configured_but_never_called_is_not_saved(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_that_was_configured_but_never_called_is_not_saved(kind, tmp_path):
     backbone = strong_backbone()
-    head = make_head("intent", backbone, adapter={"kind": "houlsby", "dim": 4})
-    frames = backbone(noise(1, 90, 15), torch.tensor([90]), layers="all")
-    head(frames)
+    head = make_head("intent", backbone, adapter={"kind": kind, **SMALL.get(kind, {})})
+    head(backbone(noise(1, 90, 15), torch.tensor([90]), layers="all"))
+    # Planning, an idle stream and a recording without frames are no calls.
+    assert "layer passes" in MultiHeadModel(backbone, {"intent": head}).describe()
+    backbone.step(
+        noise(1, 9, 15),
+        backbone.init_state(1, LIMITS, adapters=head.adapter),
+        adapters=head.adapter,
+    )
     with pytest.raises(TrainingError, match="never called.*adapters=head.adapter"):
         save_head(head, tmp_path / "head", backbone)
     assert not (tmp_path / "head").exists()
