@@ -159,6 +159,21 @@ def test_every_step_left_its_line_of_provenance(story: tuple[Path, dict[str, lis
         assert record["counts"]
 
 
+def test_the_python_of_the_pages_runs(story: tuple[Path, dict[str, list]], monkeypatch) -> None:
+    folder, _ = story
+    monkeypatch.chdir(folder)
+    shutil.copy(folder / "demo/audio/call-0001.wav", "call.wav")
+    if not Path("configs").exists():
+        Path("configs").symlink_to(ROOT / "configs")
+    found: dict = {}
+    for page in ("prepare", "augmentation"):
+        text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+        (block,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        exec(compile(block, page, "exec"), found)  # noqa: S102
+    assert len(found["names"]) == len(found["manifest"]) and found["tables"]
+    assert "noise" in found["item"].applied and len(found["item"].clean) > 8000
+
+
 def test_the_page_names_every_fault_and_tag() -> None:
     for name in (*KINDS, *TAGS):
         assert f"`{name}`" in PAGE, name

@@ -29,7 +29,7 @@ PITCH = 140.0  # Hz, of the test signal
 _SNR = 0.5  # dB by which a stated ratio may be missed
 _SILENT_EDGE = -40.0  # dB; as much as may be left above the band
 _IDENTITY = -60.0  # dB; a smaller change is none
-_ROOM = 6.0  # dB by which a room may change the level: it fills the pauses, and may favour the test pitch
+_ROOM = 6.0  # dB by which a room may change the level of the whole, since it fills the pauses
 _REPEATS = 5
 
 Apply = Callable[[Tensor, int], Tensor]
