@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,8 +18,17 @@ import torch
 from encoder_backbones import noise, strong_backbone
 from heads_contract import bend, make_head, same, tensors
 
-from encoder import Context
-from heads import HeadOptions, MultiHeadModel, load_head, load_model, save_head
+from encoder import Context, Encoded
+from heads import (
+    Head,
+    HeadOptions,
+    MultiHeadModel,
+    TrunkSpec,
+    load_head,
+    load_model,
+    save_head,
+)
+from heads.head import join_encoded
 from trunkline.errors import CheckpointError, ConfigError, DataError, UsageError
 
 LIMITS = Context(4, 6, 2)
@@ -254,3 +264,56 @@ def test_options_of_a_head_are_plain_settings(saved):
     config = json.loads((saved / "intent" / "head.json").read_text())
     assert config["head"]["options"]["adapter"]["kind"] == "last"
     assert HeadOptions().layers == "all"
+
+
+class Whole(Head):
+    """A head that says nothing of streams: its frames are kept until the end."""
+
+    def forward(self, encoded):
+        frames = self.inputs(encoded)
+        return Kept(frames.cumsum(1), encoded.lengths, encoded.times)
+
+    def decode(self, output):
+        return [float(output.frames[n, : output.lengths[n]].sum()) for n in range(len(output[1]))]
+
+
+class Kept(NamedTuple):
+    frames: torch.Tensor
+    lengths: torch.Tensor
+    times: torch.Tensor
+
+
+@pytest.mark.parametrize("layers", ["all", "last"])
+def test_a_head_that_needs_everything_at_once_is_right_in_a_stream_too(layers):
+    backbone = strong_backbone()
+    head = Whole(HeadOptions(layers=layers), TrunkSpec.of(backbone))
+    model = MultiHeadModel(backbone, {"whole": head})
+    waveform = 0.1 * noise(15_000).numpy()
+    expected = model.outputs(waveform, context=LIMITS)["whole"]
+    session = model.stream(LIMITS)
+    for start in range(0, len(waveform), 1_111):
+        assert session.feed(waveform[start : start + 1_111]) == {}
+    session.finish()
+    found = session._line.end()["whole"]
+    torch.testing.assert_close(found.frames, expected.frames, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found.times, expected.times)
+
+
+def test_streams_of_a_batch_are_kept_each_with_its_own_frames():
+    """Steps of a batch hold frames of any number for each stream; later pieces follow without a gap."""
+    pieces, expected = [], [[], []]
+    for number, lengths in enumerate([(3, 0), (0, 2), (1, 4)]):
+        frames = noise(2, max(lengths), 4, seed=number)
+        clock = noise(2, max(lengths), seed=10 + number).double()
+        for place, length in enumerate(lengths):
+            expected[place].append(frames[place, :length])
+        pieces.append(
+            Encoded(frames, torch.tensor(lengths), frames[None].repeat(2, 1, 1, 1), clock)
+        )
+    whole = join_encoded(pieces, 4, 2)
+    assert whole.lengths.tolist() == [4, 6] and whole.frames.shape == (2, 6, 4)
+    for place in (0, 1):
+        own = torch.cat(expected[place])
+        assert torch.equal(whole.frames[place, : len(own)], own)
+        assert torch.equal(whole.layers[1, place, : len(own)], own)
+    assert not whole.frames[0, 4:].any() and whole.times.shape == (2, 6)
