@@ -320,7 +320,7 @@ class HeadsRun:
             "steps": chosen["steps"],
             "dev": chosen["metrics"],
         }
-        backbone = self._published(training)
+        source = self._published(training)
         rows = []
         for name in task.heads:
             head = task.head(name)
@@ -330,7 +330,7 @@ class HeadsRun:
                 if k.startswith(f"{name}/")
             }
             folder = self.out / "heads" / name
-            save_head(head, folder, backbone, training=training, overwrite=True)
+            save_head(head, folder, self.backbone, training=training, overwrite=True)
             labelled = {"labelled": len(self.train.labelled(name)), "parameters": _learning(head)}
             rows.append({"head": name, **labelled, **told, "directory": str(folder)})
         quarantined = [] if result is None else result.quarantined
@@ -339,7 +339,7 @@ class HeadsRun:
             write_report(self.out, title=f"Heads {self.out.name}", tables=tables)
         return {
             "out": str(self.out),
-            "backbone": str(self.out / "backbone") if task.trunk_learns else self.config.backbone,
+            "backbone": source,
             "steps": chosen["steps"],
             "loss": chosen["metrics"].get("loss"),
             "calibrated": {
@@ -349,11 +349,12 @@ class HeadsRun:
             "tables": {"Heads on dev": rows},
         }
 
-    def _published(self, training: dict[str, Any]) -> Backbone:
-        """Return the trunk as heads are to know it, written to `backbone/` if it learnt or was never saved."""
-        if self.config.trunk.train or self.backbone.fingerprint is None:
-            self.backbone.save(self.out / "backbone", training=training, overwrite=True)
-        return self.backbone
+    def _published(self, training: dict[str, Any]) -> str:
+        """Return where the trunk is: in `backbone/` if it learnt or was never saved, else where it came from."""
+        if not self.config.trunk.train and self.backbone.fingerprint is not None:
+            return self.config.backbone
+        self.backbone.save(self.out / "backbone", training=training, overwrite=True)
+        return str(self.out / "backbone")
 
 
 def fixed(config: HeadsConfig) -> dict[str, Any]:

@@ -106,10 +106,10 @@ def test_the_loss_is_averaged_over_labelled_items_and_company_changes_no_head(ru
     expected = 0.0
     for name, (output, labels) in by_name.items():
         assert None not in labels
-        expected += task.config.heads[name].weight * float(task.head(name).loss(output, labels)[0])
-    assert float(total) == pytest.approx(expected, rel=1e-6)
+        expected += task.config.heads[name].weight * task.head(name).loss(output, labels)[0].item()
+    assert total.item() == pytest.approx(expected, rel=1e-6)
     assert len(by_name["mood"][1]) < len(by_name["intent"][1]) == len(batch["ids"])
-    assert float(metrics["intent/loss"]) == pytest.approx(float(single.loss(batch)[0]), rel=1e-6)
+    assert float(metrics["intent/loss"]) == pytest.approx(single.loss(batch)[0].item(), rel=1e-6)
 
 
 def first_batch(prepared):
@@ -189,6 +189,12 @@ def test_a_trunk_that_learns_has_its_own_rate_and_is_exported(run):
     prepared = HeadsRun(run.config(*changes, out="second"))
     groups = JointTask(prepared.backbone, prepared.heads, prepared.config).parameter_groups(0.01)
     assert {group["lr_scale"] for group in groups} == {1.0, 0.1}
+
+
+def test_an_untrained_trunk_is_exported_so_that_its_heads_open(run):
+    summary = run(f"backbone=random:{run.home / 'backbone'}", "train.steps=4")
+    assert summary["backbone"] == str(run.out / "run/backbone")
+    assert load_head(run.out / "run/heads/intent", load_backbone(summary["backbone"]))
 
 
 def test_a_frozen_trunk_is_in_no_checkpoint_and_stays_in_evaluation_mode(run):
