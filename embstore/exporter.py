@@ -16,6 +16,7 @@ import numpy as np
 
 from embstore import plan as planning
 from embstore.cut_sinks import CutSinks, Job
+from embstore.layers import layer_frames, wanted_layers
 from embstore.plan import ExportOptions
 from embstore.schema import Space
 from embstore.state import KEY
@@ -150,10 +151,7 @@ class _ShardWork:
         self.exporter, self.shard, self.report = exporter, shard, report
         self.backbone, self.options = exporter.backbone, exporter.options
         self._facts: dict[Any, planning.AudioFacts] = {}
-        layer = exporter.options.layer
-        self.layers: Any = {"last": None, "mix": "all"}.get(layer, [layer])
-        if isinstance(self.layers, list):
-            self.layers = [int(layer)]
+        self.layers = wanted_layers(exporter.options.layer)
 
     def encode(self, jobs: Sequence[Job]) -> None:
         """Encode jobs in their order, short ones in a row together."""
@@ -248,13 +246,8 @@ class _ShardWork:
         self.report.hours += sinks.count * self.backbone.frame_shift / 3600
 
     def _frames(self, encoded: Encoded, job: Job) -> np.ndarray:
-        """Return (frames, dim) float32 of the layer that is wanted, or the mean of all layers."""
-        if encoded.layers is None:
-            frames = encoded.frames[0]
-        else:
-            layers = encoded.layers[:, 0].float()
-            frames = layers[1:].mean(dim=0) if self.options.layer == "mix" else layers[0]
-        array = frames.float().cpu().numpy()
+        """Return (frames, dim) float32 of the layer that is wanted."""
+        array = layer_frames(encoded, self.options.layer)
         if not np.isfinite(array.sum(dtype=np.float64)):
             raise DataError(f"The backbone gave NaN or infinite frames of cut {job.cut.id!r}.")
         return array
