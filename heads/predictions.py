@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from heads.frame import stretches
+from heads.frame_spans import filled
 from heads.head import Head
 from heads.label_space import Answer
 from trunkline.checkpoint import write_file
 from trunkline.errors import DataError, StorageError
 from trunkline.rows import Cut
 
-Kind: TypeAlias = Literal["text", "classes", "sets", "numbers", "voices"]
-"""What an answer is: a text, one class, a set of labels, a number, a speaker's vector."""
+Kind: TypeAlias = Literal["text", "classes", "sets", "numbers", "frames", "voices"]
+"""What an answer is: a text, one class, a set of labels, a number, stretches of time, a speaker's vector."""
 
 PREDICTIONS = "predictions.jsonl"
 TRIALS = "trials.jsonl"
@@ -33,7 +35,8 @@ class Prediction:
     id: str
     reference: Any
     answer: Any
-    """A str, a list of labels (slots as ``slot=value``), a number; None where nothing was heard."""
+    """A str, a list of labels (slots as ``slot=value``), a number, stretches [start, end, name]; None where nothing
+    was heard."""
     confidence: float | None = None
     abstained: bool = False
     probabilities: dict[str, float] = field(default_factory=dict)
@@ -70,6 +73,8 @@ def kind_of(head: Head, result: Any) -> Kind:
         return "text"
     if head.use == "embed_speaker":
         return "voices"
+    if head.use == "track":
+        return "frames"
     if head.use == "classify":
         if hasattr(result, "label"):
             known = {} if head.labels is None else head.labels.extra
@@ -81,7 +86,7 @@ def kind_of(head: Head, result: Any) -> Kind:
             return "numbers"
     raise DataError(
         f"There is no score for what the head {head.kind!r} answers ({type(result).__name__}); texts, classes, sets of "
-        "labels, numbers and voices have one."
+        "labels, numbers, stretches and voices have one."
     )
 
 
@@ -93,20 +98,28 @@ def prediction(
     turns: Sequence[Cut],
     reference: Any,
     result: Any,
+    background: str = "",
 ) -> Prediction:
-    """Return a head's result on a cut (or on the turns of a call) as a prediction; `reference` is the raw label."""
+    """Return a head's result on a cut (or on the turns of a call) as a prediction; `reference` is the raw label.
+
+    `background` is the class of frames that no stretch covers, for heads that answer for every frame.
+    """
     cut = turns[0]
     answer = getattr(result, "text", getattr(result, "label", getattr(result, "value", result)))
     confidence = getattr(result, "confidence", None)
+    truth, given = as_json(reference, kind), as_json(answer, kind)
     texts = [str(reference)] if kind == "text" else [turn.text for turn in turns]
     seconds = [_duration(turn) for turn in turns]
+    if kind == "frames":
+        truth = filled(stretches(reference), background, seconds[0])
+        given = filled(given, background, seconds[0])
     return Prediction(
         head=name,
         kind=kind,
         context=context,
         id=item,
-        reference=as_json(reference, kind),
-        answer=as_json(answer, kind),
+        reference=truth,
+        answer=given,
         confidence=None if confidence is None else float(confidence),
         abstained=bool(getattr(result, "abstained", False)),
         probabilities=dict(getattr(result, "probabilities", {})) if kind == "classes" else {},
@@ -129,6 +142,8 @@ def as_json(answer: Answer | float | None, kind: Kind) -> Any:
     """
     if answer is None:
         return None
+    if kind == "frames":
+        return [list(stretch)[:3] for stretch in answer]  # type: ignore[union-attr]
     if kind == "numbers":
         number = _number(answer)
         if number is None:

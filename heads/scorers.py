@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from heads.frame_scoring import FrameScorer
 from heads.predictions import Kind
 from heads.scoring import Score, ScoreOptions, Scorer
 from heads.spelling import SpellingVariants
@@ -214,6 +215,7 @@ SCORERS: dict[Kind, type[Scorer]] = {
     "classes": ClassScorer,
     "sets": SetScorer,
     "numbers": NumberScorer,
+    "frames": FrameScorer,
 }
 
 

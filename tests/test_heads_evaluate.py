@@ -49,7 +49,11 @@ def rows() -> list[dict]:
             "duration": 0.5 + 0.1 * ((call + turn) % 4),
             "text": "dạ vâng" if turn else "a lô",
             "speaker": f"s{call % 3}",
-            "labels": {"intent": intents[(call * turn) % 3], "mood": "good" if call % 2 else "bad"},
+            "labels": {
+                "intent": intents[(call * turn) % 3],
+                "mood": "good" if call % 2 else "bad",
+                "vad": [[0.1, 0.4, "speech"]],
+            },
             "split": "test",
         }
         for call in range(CALLS)
@@ -77,6 +81,7 @@ def run(tmp_path_factory) -> Path:
         "mood": ("sentiment", {"label": "mood"}, ["good", "bad"]),
         "voice": ("speaker", {}, ["s0", "s1", "s2"]),
         "text": ("ctc", {}, [row["text"] for row in rows()]),
+        "vad": ("vad", {}, [row["labels"]["vad"] for row in rows()]),
     }
     for name, (kind, options, examples) in labels.items():
         cls = find_head(kind)
@@ -111,9 +116,12 @@ def test_a_run_is_evaluated_in_full_limited_and_streaming_contexts(run, tmp_path
     assert result.returncode == 0, result.stderr
     found = {(x["head"], x["context"]): x for x in json.loads(result.stdout)["tables"]["Scores"]}
     contexts = ["full", "64,128,128", "8,40,0"]
-    assert set(found) == {(h, c) for h in ("intent", "mood", "voice", "text") for c in contexts}
+    assert set(found) == {
+        (h, c) for h in ("intent", "mood", "voice", "text", "vad") for c in contexts
+    }
     assert found["intent", "full"]["over"] == "18 cuts"  # three speakers are too few to draw
     assert found["text", "8,40,0"]["words"] == 36 and "than the first" in found["text", "8,40,0"]
+    assert found["vad", "full"]["seconds"] == round(sum(row["duration"] for row in rows()))
     assert found["voice", "full"]["trials"] == 18 * 17 / 2
     files = {path.name for path in tmp_path.iterdir()}
     assert files >= {
@@ -237,7 +245,7 @@ def test_silence_short_turns_and_files_that_cannot_be_read(run, tmp_path, capsys
     manifest = write_rows(tmp_path / "m.jsonl", lines)
     assert command(run, tmp_path / "out", "--head", "intent", *QUICK, manifest=manifest) == 0
     report = json.loads(capsys.readouterr().out)
-    assert any("could not be read and are left out" in note for note in report["notes"])
+    assert any(note.startswith("2 could not be read and are left out") for note in report["notes"])
     found = {row.id: row for row in read_predictions(tmp_path / "out")}
     assert "broken" not in found and found["silence"].answer in ("pay", "ask", "leave")
     assert found["short"].answer in ("pay", "ask", "leave")  # 0.1 s: one frame

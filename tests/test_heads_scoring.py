@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from heads.compare import compare, main
 from heads.evaluation import Evaluation
+from heads.frame_scoring import FrameScorer
+from heads.frame_spans import filled, seconds_by_class
 from heads.predictions import (
     Prediction,
     ScoredTrial,
@@ -227,6 +229,26 @@ def test_numbers_have_an_error_beside_that_of_the_training_mean():
     assert scores["baseline_mae"] == pytest.approx(np.mean(np.abs(np.arange(1, 12) - 6)))
     with pytest.raises(DataError, match="no cut has an answer"):
         NumberScorer([rows[0]], QUICK)
+
+
+def test_frames_are_scored_by_time():
+    assert filled([[1.0, 2.0, "a"]], "none", 3.0) == [[0, 1, "none"], [1, 2, "a"], [2, 3, "none"]]
+    assert filled([[1.0, 2.0, "a"]], "", 3.0) == [[1, 2, "a"]]
+    truth = [[0.0, 1.0, "none"], [1.0, 3.0, "speech"]]
+    said = [[0.0, 1.5, "none"], [1.5, 2.5, "speech"]]
+    seconds = {("none", "none"): 1.0, ("speech", "none"): 0.5, ("speech", "speech"): 1.0}
+    assert seconds_by_class(truth, said) == {**seconds, ("speech", "(none)"): 0.5}
+    rows = [Prediction("vad", "frames", "full", "1", truth, said)]
+    rows.append(
+        Prediction("vad", "frames", "full", "2", [[0.0, 1.0, "none"]], [[0.0, 1.0, "none"]])
+    )
+    scorer = FrameScorer(rows, QUICK)
+    assert values(scorer)["frame_accuracy"] == pytest.approx(3 / 4)
+    assert scorer.right().tolist() == [False, True]
+    table = {row["name"]: row for row in scorer.tables()["Per class"]}
+    assert table["speech"]["recall"] == pytest.approx(0.5) and table["speech"]["precision"] == 1
+    with pytest.raises(DataError, match="no label says anything"):
+        FrameScorer([Prediction("vad", "frames", "full", "1", [], said)], QUICK)
 
 
 def trial_rows(noise: float, seed: int = 0) -> list[ScoredTrial]:
