@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from encoder import Backbone
 from encoder.load import CHUNKFORMER
 from heads.adapter import attach_adapter, describe_parameters
 from heads.chunkformer import chunkformer_heads
