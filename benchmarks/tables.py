@@ -55,6 +55,7 @@ SECTIONS: dict[str, Parts] = {
     "longform_memory": report("Memory of a long recording (`benchmarks/longform_memory.py`)"),
     "manifest_load": load_parts,
     "heads_real": heads_parts,
+    "five_heads": report("Five heads on one 10-minute call (`benchmarks/five_heads.py`)"),
     "prepare": prepare_parts,
     "text_normaliser": text_parts,
     "augment": augment_parts,
