@@ -133,7 +133,7 @@ GOOD = {"audio_filepath": "a.wav", "duration": 1.0}
         ('{"audio_filepath": null}', "no audio_filepath"),
         ('{"audio_filepath": ["a.wav"]}', "audio_filepath must be a string"),
         ('{"audio_filepath": "a.wav", "duration": -1}', "duration must be a number of seconds"),
-        ('{"audio_filepath": "a.wav", "duration": NaN}', "duration must be a number of seconds"),
+        ('{"audio_filepath": "a.wav", "duration": NaN}', "holds what is no JSON number: NaN"),
         ('{"audio_filepath": "a.wav", "start": "soon"}', "start must be a number of seconds"),
         ('{"audio_filepath": "a.wav", "start": 2, "end": 2}', "end 2.0 must be after start 2.0"),
         (
@@ -144,6 +144,23 @@ GOOD = {"audio_filepath": "a.wav", "duration": 1.0}
         ('{"audio_filepath": "a.wav", "channel": "both"}', "channel must be 0, 1"),
         ('{"audio_filepath": "a.wav", "channel": 0.5}', "channel must be 0, 1"),
         ('{"audio_filepath": "a.wav", "channel": true}', "channel must be 0, 1"),
+        ('{"audio_filepath": "a.wav", "snr_db": -Infinity}', "-Infinity; write null"),
+        ('{"audio_filepath": "a.wav", "channel": 1e30}', "channel must be 0, 1"),
+        ('{"audio_filepath": "a.wav", "sampling_rate": 3000000000}', "must be a whole number"),
+        (
+            '{"audio_filepath": "a.wav", "duration": 1' + "0" * 400 + "}",
+            "must be a number of seconds",
+        ),
+        ('{"audio_filepath": "a.wav", "n": 1' + "0" * 5000 + "}", "holds what is no JSON number"),
+        ('{"audio_filepath": "a.wav", "x": ' + "[" * 3000 + "]" * 3000 + "}", "nested too deeply"),
+        (
+            '{"audio_filepath": "a.wav", "text": "a\\ud800b"}',
+            "text holds '\\ud800', half a character",
+        ),
+        ('{"audio_filepath": "a\\u0000.wav"}', "holds a NUL character"),
+        ('{"audio_filepath": "a.wav", "tags": [null]}', "tags must be a list of strings"),
+        ('{"audio_filepath": "a.wav", "tags": [{"a": 1}]}', "tags must be a list of strings"),
+        ('{"audio_filepath": "a.wav", "labels": ["a"]}', "labels an object"),
         ('{"audio_filepath": "a.wav", "sampling_rate": 0}', "sampling_rate must be a whole number"),
     ],
 )

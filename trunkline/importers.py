@@ -58,14 +58,15 @@ def detect(path: Path) -> str:
     raise DataError(f"{path} is empty.")
 
 
-def read_directory(path: Path) -> Rows:
+def read_directory(path: Path, set_aside: Callable[[int, str], Any] | None = None) -> Rows:
     """Yield a row for each channel of each recording below a folder.
 
     A file with the same signal on both channels (dual mono) gives one row and is reported.
     The text of `call.txt` beside `call.wav` goes to its row; a channel has its own in `call.agent.txt`,
     `call.customer.txt` or `call.0.txt`, and what both said together is its `call_text`.
     A recording that cannot be read is a row as well, so that checks and runs name it instead of
-    losing it.
+    losing it. One whose name is not UTF-8 cannot be named in a row: a warning tells of it, or
+    `set_aside(0, reason)` where that is given.
     """
     from trunkline.prepare.folder import list_folder
 
@@ -83,6 +84,10 @@ def read_directory(path: Path) -> Rows:
     dual = 0
     for name in listing.recordings:
         file = path / name
+        if not _is_utf8(name):
+            message = f"{path / ascii(name)}: the name is not UTF-8; rename the file."
+            _logger.warning("%s", message) if set_aside is None else set_aside(0, message)
+            continue
         try:
             about = audio.info(file)
         except (DataError, StorageError, DependencyError) as error:
@@ -118,6 +123,13 @@ def read_directory(path: Path) -> Rows:
             dual,
             len(listing.recordings),
         )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _said(path: Path) -> str | None:

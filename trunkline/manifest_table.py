@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +25,15 @@ import pyarrow.parquet as pq
 from trunkline.errors import StorageError
 from trunkline.rows import SECONDS, STRINGS, Row, parse_row
 
-_VERSION = "1"  # of the cache; another version is built anew
+_VERSION = "2"  # of the cache; another version is built anew
 _BLOCK = 4 << 20  # bytes of JSONL parsed at once
 # What each column is; a line's whole text, with the keys not named here, is `json`.
 TYPES = {name: pa.string() for name in STRINGS} | {name: pa.float64() for name in SECONDS}
 TYPES |= {"channel": pa.int64(), "sampling_rate": pa.int64()}
+_LONG = 1000  # characters of a line from which it is looked at more closely
+_LARGEST = 2**31 - 1  # as `parse_row` has it
+_LABELS = re.compile(rb'"labels"\s*:\s*[^\s{n]')
+_LONG_NUMBER = re.compile(rb"\d{1000}")
 _SCHEMA = pa.schema([*TYPES.items(), ("line", pa.int64()), ("json", pa.string())])
 
 
@@ -170,14 +175,29 @@ def _batches_of_lines(path: Path, source: BinaryIO) -> Iterator[pa.RecordBatch]:
 
 
 def _batch(numbers: Sequence[int], lines: list[bytes], path: Path) -> pa.RecordBatch:
+    longest = max(map(len, lines))
+    text = b"\n".join(lines)
     try:
-        columns = _parse_fast(b"\n".join(lines), len(lines), max(map(len, lines)))
+        columns = None if _is_odd(text, lines, longest) else _parse_fast(text, len(lines), longest)
     except (pa.ArrowInvalid, UnicodeDecodeError):
         columns = None
     if columns is None:  # unusual or wrong: line by line, slower, which names the line
         where = ((line, f"{path}:{number}") for line, number in zip(lines, numbers, strict=True))
         columns = _columns([parse_row(*each) for each in where])
     return _complete(columns, numbers, pa.array(lines, pa.binary()).cast(pa.string()))
+
+
+def _is_odd(text: bytes, lines: list[bytes], longest: int) -> bool:
+    """Return whether lines may hold what Arrow's parser passes and `parse_row` refuses."""
+    if any(token in text for token in (b"NaN", b"Infinity", b"\\u0000", b"\\ud", b"\\uD")):
+        return True
+    if _LABELS.search(text):
+        return True
+    # Numbers of thousands of digits, and lists within lists, make long lines.
+    return longest > _LONG and (
+        _LONG_NUMBER.search(text) is not None
+        or any(line.count(b"[") + line.count(b"{") > _LONG // 2 for line in lines)
+    )
 
 
 def table_of_rows(rows: Iterable[tuple[int, Row]]) -> tuple[pa.Table, str]:
@@ -208,7 +228,7 @@ def _columns(rows: list[Row]) -> dict[str, pa.Array]:
 def _parse_fast(text: bytes, count: int, longest: int) -> dict[str, pa.Array] | None:
     """Return the typed columns of `count` lines by Arrow's parser, None where a line is unusual."""
     text.decode()  # Arrow checks only what it keeps
-    schema = pa.schema([*TYPES.items(), ("offset", pa.float64())])
+    schema = pa.schema([*TYPES.items(), ("offset", pa.float64()), ("tags", pa.list_(pa.string()))])
     table = pj.read_json(
         pa.BufferReader(text),
         pj.ReadOptions(block_size=max(1 << 20, longest + 1)),
@@ -221,6 +241,8 @@ def _parse_fast(text: bytes, count: int, longest: int) -> dict[str, pa.Array] | 
     faults += [pc.invert(pc.is_finite(columns[name])) for name in SECONDS]
     faults += [pc.less_equal(end, start), pc.less_equal(columns["sampling_rate"], 0)]
     faults += [pc.equal(columns["audio_filepath"], ""), pc.is_valid(columns.pop("offset"))]
+    faults += [pc.is_null(pc.list_flatten(columns.pop("tags")))]
+    faults += [pc.greater(columns[name], _LARGEST) for name in ("channel", "sampling_rate")]
     faulty = any(pc.any(fault).as_py() for fault in faults)
     faulty |= table.num_rows != count or columns["audio_filepath"].null_count > 0
     return None if faulty else columns

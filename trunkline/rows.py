@@ -19,6 +19,8 @@ FIELDS = (*STRINGS, *SECONDS, "channel", "sampling_rate", "tags", "labels")
 
 Row = dict[str, Any]
 
+_LARGEST = 2**31  # no channel and no rate is as large
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -77,16 +79,24 @@ class Cut:
 def parse_row(text: str | bytes, where: str) -> Row:
     """Return the checked row of a JSON line; `where` is "file:line" for messages."""
     try:
-        row = json.loads(text)
+        row = json.loads(text, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 text.") from error
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where} is not valid JSON ({error.msg}, column {error.colno})."
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{where} holds lists or objects nested too deeply.") from error
+    except ValueError as error:  # a constant, or a number of thousands of digits
+        raise DataError(f"{where} holds what is no JSON number: {error}.") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} must be a JSON object, one cut a line, not {type(row).__name__}.")
     return check_row(row, where)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name}; write null")
 
 
 def check_row(row: Row, where: str) -> Row:
@@ -112,13 +122,30 @@ def check_row(row: Row, where: str) -> Row:
         row["channel"] = _channel(row["channel"], where)
     if "sampling_rate" in row:
         row["sampling_rate"] = _rate(row["sampling_rate"], where)
-    if not isinstance(row.get("tags", []), list) or not isinstance(row.get("labels", {}), dict):
+    tags, labels = row.get("tags", []), row.get("labels", {})
+    strings = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+    if not strings or not isinstance(labels, dict):
         raise DataError(f"{where}: tags must be a list of strings and labels an object.")
+    _check_letters(row, where)
     start = row.get("start", 0.0)
     end = row.get("end", start + row["duration"] if "start" in row and "duration" in row else None)
     if end is not None and end <= start:
         raise DataError(f"{where}: end {end} must be after start {start}.")
     return row
+
+
+def _check_letters(row: Row, where: str) -> None:
+    if "\0" in row["audio_filepath"]:
+        raise DataError(f"{where}: audio_filepath holds a NUL character, which no file name can.")
+    for name in STRINGS:
+        if name in row and not row[name].isascii():
+            try:
+                row[name].encode()
+            except UnicodeEncodeError as error:
+                letter = ascii(row[name][error.start])
+                raise DataError(
+                    f"{where}: {name} holds {letter}, half a character that no UTF-8 text can hold."
+                ) from error
 
 
 def extra_of(row: Row) -> Row:
@@ -148,7 +175,7 @@ def _seconds(value: Any, name: str, where: str) -> float:
 
 def _rate(value: Any, where: str) -> int:
     number = _number(value)
-    if number is None or not number > 0 or number != int(number):
+    if number is None or not 0 < number < _LARGEST or number != int(number):
         raise DataError(
             f"{where}: sampling_rate must be a whole number of Hz, not {json.dumps(value)}."
         )
@@ -159,7 +186,7 @@ def _channel(value: Any, where: str) -> int:
     if isinstance(value, str) and value in audio.ROLES:
         return audio.ROLES[value]
     number = _number(value)
-    if number is None or number < 0 or number != int(number):
+    if number is None or not 0 <= number < _LARGEST or number != int(number):
         raise DataError(
             f'{where}: channel must be 0, 1, ..., "agent" or "customer", not {json.dumps(value)}.'
         )
@@ -172,5 +199,5 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -146,7 +147,7 @@ def _header(cut: Cut) -> audio.AudioInfo | Finding:
     except audio.AudioFault as error:
         return _finding(error.kind, cut, str(error))
     except (StorageError, DependencyError) as error:
-        kind = "unreadable" if cut.audio_filepath.exists() else "missing"
+        kind = "unreadable" if os.path.exists(cut.audio_filepath) else "missing"
         return _finding(kind, cut, str(error))
 
 

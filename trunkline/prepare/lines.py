@@ -51,17 +51,21 @@ class Step:
             DataError: nothing in it can be read, or more than `max_bad` of it cannot.
         """
         path = Path(os.path.abspath(source))
-        try:
-            manifest = load_manifest(path, format=format)
-        except DataError:
-            kind = importers.detect(path) if format == "auto" else format
-            if kind in ("jsonl", "nemo"):
-                rows = self._sound_lines(path)
-            elif kind in ("csv", "tsv"):
-                rows = importers.read_table(path, functools.partial(self.set_aside, path))
-            else:
-                raise
-            manifest = manifest_of_rows(path, rows)
+        aside = functools.partial(self.set_aside, path)
+        if path.is_dir() and format in ("auto", "directory") and importers.detect(path) != "kaldi":
+            manifest = manifest_of_rows(path, importers.read_directory(path, aside))
+        else:
+            try:
+                manifest = load_manifest(path, format=format)
+            except DataError:
+                kind = importers.detect(path) if format == "auto" else format
+                if kind in ("jsonl", "nemo"):
+                    rows = self._sound_lines(path)
+                elif kind in ("csv", "tsv"):
+                    rows = importers.read_table(path, aside)
+                else:
+                    raise
+                manifest = manifest_of_rows(path, rows)
         self.lines += len(manifest) + len(self.quarantined)
         self.inputs[str(source)] = manifest.fingerprint
         self.check_limit()

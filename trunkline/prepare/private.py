@@ -98,7 +98,7 @@ def find_in_line(line: str) -> list[str]:
     """Return the kinds of numbers in a line of a file: as JSON where it is JSON, else as text."""
     try:
         value = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = line
     return find_in(line if isinstance(value, int | float) else value)
 

@@ -85,10 +85,12 @@ def place(source: Path, target: Path, how: str) -> None:
             try:
                 os.link(os.path.realpath(source), target)
                 return
+            except FileExistsError:  # another run was faster
+                return place(source, target, how)
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES):
                     raise
-        temporary = target.with_name(f".{target.name}.tmp")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             shutil.copyfile(source, temporary)
             os.replace(temporary, target)

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from trunkline.manifest import Manifest
 
 
+_MOST = 100_000  # parts
+
+
 def shard_of(manifest: Manifest, count: int, by: str = "call_id") -> np.ndarray:
     """Return (cuts,) the part of each cut, from 1 to `count`; cuts with one value of `by` share it.
 
     Raises:
-        UsageError: `count` is not above 0, or a cut does not state `by`.
+        UsageError: `count` is not 1 to 100,000, or a cut does not state `by`.
     """
-    if count < 1:
-        raise UsageError(f"--count must be 1 or more, not {count}.")
+    if not 1 <= count <= _MOST:
+        raise UsageError(f"--count must be from 1 to {_MOST}, not {count}.")
     codes, values = manifest.codes(by)
     if (codes < 0).any():
         line = int(manifest.column("line")[np.argmax(codes < 0)])

@@ -271,6 +271,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _pair(text: str) -> tuple[float, float]:
     try:
         hard, _, borderline = text.partition(",")
-        return float(hard), float(borderline or hard)
+        pair = float(hard), float(borderline or hard)
+        if any(limit != limit for limit in pair):
+            raise ValueError("NaN")
+        return pair
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not LIMIT,BORDERLINE") from None
