@@ -177,7 +177,16 @@ def _keep(
     cut = item.turns[0]
     try:
         found.predictions.append(
-            prediction(name, kind, context, item.id, item.turns, label, result)
+            prediction(
+                name,
+                kind,
+                context,
+                item.id,
+                item.turns,
+                label,
+                result,
+                getattr(head.options, "background", ""),
+            )
         )
     except (DataError, TypeError) as error:
         raise DataError(f"{where}:{cut.line}: the label of {name!r}: {error}") from error
