@@ -58,7 +58,9 @@ class Task:
 
     def settings(self) -> tuple[str, ...]:
         """Return the head's settings."""
-        return tuple(f"heads.{self.head}.{option}" for option in self.options)
+        # A head that has no settings of its own is named all the same.
+        options = ("weight=1.0", *self.options)
+        return tuple(f"heads.{self.head}.{option}" for option in options)
 
 
 POOLED = ("options.hidden=128", "options.dropout=0.3", "options.label_smoothing=0.1")

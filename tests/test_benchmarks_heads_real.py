@@ -1,0 +1,87 @@
+"""The rows of the benchmark of heads are settings that can be, and its tests compare rows that there are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.heads_real import Bench, write_segments
+from benchmarks.heads_real_rows import COMPARISONS, ROWS
+from benchmarks.heads_real_tables import TITLES, heads_parts
+from heads.config import HeadsConfig
+from heads.registry import find_head
+from trunkline.settings import load_settings, read_settings
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.heads], ids=lambda row: row.name)
+def test_every_row_has_settings_that_can_be(row, tmp_path):
+    (tmp_path / "en_librispeech_mini").mkdir()
+    (tmp_path / "en_librispeech_mini/manifest.jsonl").write_text("")
+    arguments = argparse.Namespace(
+        data=tmp_path, work=tmp_path / "work", out=tmp_path / "out.json", backbone=tmp_path
+    )
+    config = load_settings(HeadsConfig, None, Bench(arguments).settings(row))
+    assert set(config.heads) == set(row.heads)
+    for name, head in config.heads.items():
+        read_settings(find_head(config.kind_of(name)).Options, head.options)
+
+
+def test_comparisons_name_rows_and_groups_have_titles():
+    contexts = {row.name: row.contexts for row in ROWS}
+    assert len(contexts) == len(ROWS)
+    for (row_a, context_a), (row_b, context_b), _, _ in COMPARISONS:
+        assert context_a in contexts[row_a]
+        assert context_b in contexts[row_b]
+    assert {row.group for row in ROWS} == set(TITLES)
+
+
+def test_utterances_are_cut_into_stretches_and_test_stays_whole(tmp_path):
+    folder = tmp_path / "en_librispeech_mini"
+    folder.mkdir()
+    rows = [
+        {
+            "audio_filepath": "a.opus",
+            "duration": 10.0,
+            "speaker": "1",
+            "split": "train",
+            "text": None,
+        },
+        {
+            "audio_filepath": "b.opus",
+            "duration": 10.0,
+            "speaker": "2",
+            "split": "test",
+            "text": "x",
+        },
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "manifest.jsonl").write_text(text)
+    path = write_segments(tmp_path, tmp_path / "work/voices.jsonl")
+    made = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["id"] for row in made] == ["a.opus#0", "a.opus#1", "a.opus#2", "b.opus"]
+    assert made[0]["end"] == made[1]["start"] == pytest.approx(10 / 3, abs=1e-3)
+    assert made[3]["duration"] == 10.0
+    assert (path.parent / made[0]["audio_filepath"]).resolve() == Path(folder / "a.opus").resolve()
+
+
+def test_results_become_tables():
+    score = {
+        "head": "intent", "context": "full", "accuracy": 0.5, "low": 0.4, "high": 0.6, "macro_f1": 0.45,
+    }  # fmt: skip
+    row = {
+        "group": "vi_diadiem", "trunk": "pretrained, frozen", "note": "", "labelled": 10, "cpu_seconds": 3.0,
+        "scores": {"intent": [score]},
+    }  # fmt: skip
+    test = {
+        "a": "x", "b": "y", "head": "intent", "score": "accuracy", "difference": 0.1, "low": 0.05,
+        "high": 0.15, "p": 0.01, "verdict": "better",
+    }  # fmt: skip
+    found = {"rows": {"x": row}, "comparisons": [test], "cpus": 2, "backbone": "abc"}
+    parts = list(heads_parts(found))
+    tables = [part for part in parts if not isinstance(part, str)]
+    assert tables[0][0]["score"] == "accuracy 50.0 (40.0-60.0)"
+    assert tables[0][0]["also"] == "macro f1 45.0"
+    assert tables[1][0]["difference"] == "+10.0 (+5.0 to +15.0)"
