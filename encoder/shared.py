@@ -148,13 +148,25 @@ class SharedTrunk:
         block: int = longform.BLOCK_FRAMES,
     ) -> list[list[Encoded]]:
         """Encode recordings of any lengths together; what `encode` returns for each. See `Backbone.encode_batch`."""
-        context.checked()
         items = list(items)
-        recordings = (self.backbone.feature_blocks(item, channel) for item in items)
         pieces: list[list[list[Encoded]]] = [[] for _ in items]
-        for number, piece in longform.encode_tape(self, recordings, context, block):
+        found = self.batch_blocks(items, channel=channel, context=context, block=block)
+        for number, piece in found:
             pieces[number].append(piece)
         return [self._joined(found) for found in pieces]
+
+    def batch_blocks(
+        self,
+        items: Iterable[Audio],
+        *,
+        channel: int | str | None = None,
+        context: Context = Context.full(),
+        block: int = longform.BLOCK_FRAMES,
+    ) -> Iterator[tuple[int, list[Encoded]]]:
+        """Yield (number of the recording, its next frames) of what `encode_batch` gives, in bounded memory."""
+        context.checked()
+        recordings = (self.backbone.feature_blocks(item, channel) for item in items)
+        return iter(longform.encode_tape(self, recordings, context, block))
 
     def _joined(self, pieces: list[list[Encoded]]) -> list[Encoded]:
         return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +138,7 @@ class MultiHeadModel(nn.Module):
     ) -> Any:
         """Return the result of every head, or of some, for a recording: {name: result}; for a list, a list of those."""
         if isinstance(audio, list | tuple):
-            return list(self._batch(audio, channel, context, heads))
+            return self._batch(audio, channel, context, heads)
         outputs = self.outputs(audio, channel=channel, context=context, heads=heads)
         return self.decode(outputs)
 
@@ -242,16 +242,16 @@ class MultiHeadModel(nn.Module):
 
     def _batch(
         self, items: Sequence[Audio], channel: Any, context: Context, heads: Iterable[str] | None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> list[dict[str, Any]]:
         names = list(self.heads) if heads is None else [*heads]
+        lines = [Line(self, names) for _ in items]
         with torch.no_grad(), evaluating(*self.heads.values()):
-            found = self._trunk_of(names).encode_batch(items, channel=channel, context=context)
-            for encoded in found:
-                line = Line(self, names)
-                line.take(encoded)
-                if line.frames:
-                    self._check_adapters(names)
-                yield self.decode(line.end())
+            trunk = self._trunk_of(names)
+            for number, encoded in trunk.batch_blocks(items, channel=channel, context=context):
+                lines[number].take(encoded)
+            if any(line.frames for line in lines):
+                self._check_adapters(names)
+            return [self.decode(line.end()) for line in lines]
 
     def _check_adapters(self, names: Iterable[str] | None = None) -> None:
         for name in self.heads if names is None else names:
