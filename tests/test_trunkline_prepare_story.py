@@ -56,12 +56,13 @@ def raw_calls(folder: Path, demo: Path) -> None:
     writer = csv.DictWriter(table, names, extrasaction="ignore")
     writer.writeheader()
     turns = rows_of(demo / "turns.jsonl")
-    for number, turn in enumerate(turns):
-        text = turn["text"]
-        if number == 5:
-            text = f'dạ số của em là "{PHONE}", anh ghi giúp em'
-        if number == 6:
-            text = "số thẻ là bốn một một một một một một một một một một một một một một một"
+    longest = sorted(turns, key=lambda turn: turn["duration"])[-2:]
+    spoken = {
+        longest[0]["id"]: f'dạ số của em là "{PHONE}", anh ghi giúp em',
+        longest[1]["id"]: "số thẻ bốn năm ba chín một bốn tám tám không ba bốn ba sáu bốn sáu bảy",
+    }
+    for turn in turns:
+        text = spoken.get(turn["id"], turn["text"])
         row = turn | {
             "audio_filepath": f"tháng 11/{Path(turn['audio_filepath']).name}",
             "text": text,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.preparing import data, rows_of, write_rows
 from trunkline.errors import DataError, UsageError
 from trunkline.manifest import Manifest, manifest_of_rows
 from trunkline.prepare.filter import Expression
+from trunkline.prepare.lines import line
 from trunkline.prepare.tag import (
     BORDERLINE,
     TAGS,
@@ -310,6 +312,31 @@ def test_a_cut_without_a_split_cannot_be_judged_by_it():
     (row,) = manifest_of([{"id": "a"}]).rows()
     with pytest.raises(UsageError, match="states no split"):
         fit_for(row, "split")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["tags", "measured", "text", "x"]) | st.text(max_size=4),
+        st.none()
+        | st.text(max_size=5)
+        | st.integers(-5, 5)
+        | st.lists(st.text(max_size=3), max_size=2),
+        max_size=5,
+    ),
+    st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_changed_line_says_what_it_said_and_what_is_new(keys, escaped):
+    change = {"tags": ["a", "b"], "measured": {"words": 3}, "split": None}
+    written = {"audio_filepath": "a.wav", **keys}
+    text = f"{json.dumps(written, ensure_ascii=escaped)} "
+    home = Path("/nowhere")
+    row = {"json": text, "id": "a", "call_id": "a", "audio_filepath": "a.wav"}
+    manifest = SimpleNamespace(root=home)
+    expected = {k: v for k, v in (written | change).items() if v is not None}
+    told = json.loads(line(manifest, row, home, change))  # pyright: ignore[reportArgumentType]
+    assert {k: v for k, v in told.items() if v is not None} == expected
+    assert line(manifest, row, home, {}) == text  # pyright: ignore[reportArgumentType]
 
 
 SETS = sorted(path.parent.name for path in SHARED.glob("*/manifest.jsonl"))

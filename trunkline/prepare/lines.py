@@ -190,6 +190,9 @@ def line(manifest: Manifest, row: Row, home: Path, change: Row) -> str:
     moved = home != manifest.root
     if not change and not moved:
         return row["json"]
+    there = any(part in row["json"] for part in ("\\u", *(f'"{name}"' for name in change)))
+    if not moved and not there:
+        return _extended(row["json"], change)
     written = json.loads(row["json"])
     if moved:
         # Ids and calls that were made of the path stay, though the path is another.
@@ -197,6 +200,12 @@ def line(manifest: Manifest, row: Row, home: Path, change: Row) -> str:
         written["audio_filepath"] = _moved(row, manifest.root, home)
     written |= change
     return dump({name: value for name, value in written.items() if value is not None})
+
+
+def _extended(text: str, change: Row) -> str:
+    """Return a line of JSON with keys that it has not yet: what stands in it need not be parsed."""
+    new = {name: value for name, value in change.items() if value is not None}
+    return f"{text.rstrip()[:-1]}, {dump(new)[1:]}" if new else text
 
 
 def dump(row: Row) -> str:
