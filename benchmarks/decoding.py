@@ -180,7 +180,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--utterances", type=int, default=12)
     parser.add_argument("--peer", type=Path, help="a folder that holds the peer already")

@@ -53,7 +53,7 @@ class Transcript(NamedTuple):
         cut = self.cut
         place = {"id": cut.id, "audio_filepath": str(cut.audio_filepath), "call_id": cut.call_id}
         place |= {"channel": cut.channel, "start": cut.start, "end": cut.end}
-        row = {name: value for name, value in place.items() if value is not None}
+        row: dict[str, Any] = {name: value for name, value in place.items() if value is not None}
         row |= {"duration": round(self.duration, 4), "text": self.text}
         row["utterances"] = [
             {
