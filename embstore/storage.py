@@ -265,6 +265,24 @@ class Bucket(Protocol):
         ...
 
 
+class _Upload(Staged):
+    """A staged object: a local file until it is uploaded."""
+
+    def __init__(self, name: str, path: Path, handle: int, bucket: Bucket) -> None:
+        super().__init__(name, path, handle)
+        self._bucket = bucket
+
+    def release(self) -> None:
+        """Give up the local file."""
+        self.path.unlink(missing_ok=True)
+        super().release()
+
+    def drop(self) -> None:
+        """Remove the object too, if it was uploaded."""
+        self._bucket.delete(self.name)
+        self.release()
+
+
 class ObjectStorage:
     """A bucket. A PUT shows an object whole, so publishing is a copy and a delete; staged objects have a lease."""
 
@@ -287,7 +305,7 @@ class ObjectStorage:
     def stage(self) -> Staged:
         """Begin a staged object as a local temporary file."""
         handle, path = tempfile.mkstemp(prefix="embstore-", suffix=".part")
-        return Staged(f"{STAGING}/{uuid.uuid4().hex}.part", Path(path), handle)
+        return _Upload(f"{STAGING}/{uuid.uuid4().hex}.part", Path(path), handle, self.bucket)
 
     def done(self, staged: Staged) -> None:
         """Upload a staged object."""
