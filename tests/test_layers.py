@@ -33,6 +33,9 @@ ROOMS = {
     "torchaudio": ("trunkline._torchaudio",),
 }
 
+# Private to the project, not to its package: the one door to a library that cannot be imported as it is.
+SHARED_DOORS = ("trunkline._torchaudio",)
+
 # Where the name to import is not the name to install.
 IMPORT_NAMES = {
     "faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "umap-learn": "umap",
@@ -94,7 +97,8 @@ def test_no_package_reaches_into_the_private_parts_of_another(imports):
         for x in imports
         if any(p.startswith("_") and not p.startswith("__") for p in x.name.split("."))
     ]
-    assert not [x for x in private if x.imported in set(LAYERS) - {x.importer}]
+    others = [x for x in private if x.imported in set(LAYERS) - {x.importer}]
+    assert not [x for x in others if x.name not in SHARED_DOORS]
 
 
 def test_heavy_libraries_are_imported_only_in_their_room(imports):
