@@ -101,8 +101,17 @@ def find_duplicates(
             of_cut[member] = kept
             if member != kept:
                 same = _hash(contents[member]) == _hash(contents[kept])
-                why[member] = ("exact", None) if same else ("near", heard.get(member))
+                spoke = by_hash[_hash(contents[member])][0]
+                why[member] = ("exact", None) if same else ("near", _of(member, spoke, heard))
     return Groups(of_cut, why, parts)
+
+
+def _of(member: int, spoke: int, heard: dict[int, Match]) -> Match | None:
+    """Return a cut's best match, or that of the cut with equal samples that `spoke` for it."""
+    match = heard.get(spoke)
+    if match is None or member == spoke:
+        return match
+    return match._replace(first=member) if match.first == spoke else match._replace(second=member)
 
 
 def examine(item: Item, near: bool = True) -> Row:
