@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trunkline import _torchaudio
 from trunkline.errors import DataError
+from trunkline.native import forced_align, has_forced_align
 from trunkline.tokenizer import Tokenizer
 from trunkline.tokenizer.base import SPACE
 
@@ -71,10 +71,8 @@ def force_align(
     _check(table, tokens, blank)
     if not len(tokens):
         path = np.full(len(table), blank)
-    elif native or (native is None and "functional.forced_align" not in _torchaudio.missing()):
-        targets = torch.tensor([list(tokens)], dtype=torch.int32)
-        aligned, _ = _torchaudio.load().functional.forced_align(table[None], targets, blank=blank)
-        path = aligned[0].numpy().astype(np.int64)
+    elif native or (native is None and has_forced_align()):
+        path = forced_align(table, tokens, blank)
     else:
         path = _viterbi(table.numpy(), tokens, blank)
     scores = table.double().numpy()[np.arange(len(path)), path]

@@ -23,8 +23,8 @@ from heads.confidence import (
 )
 from heads.decoding import collapse
 from tests.encoder_backbones import strong_backbone
-from trunkline import _torchaudio
 from trunkline.errors import DataError
+from trunkline.native import has_forced_align
 from trunkline.tokenizer import train_tokenizer
 
 
@@ -66,7 +66,7 @@ def test_the_alignment_is_the_best_path_of_the_text(case):
 
 
 @pytest.mark.skipif(
-    "functional.forced_align" in _torchaudio.missing(),
+    not has_forced_align(),
     reason="torchaudio's native part does not load beside this torch",
 )
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 9), min_size=1, max_size=20), st.booleans())
