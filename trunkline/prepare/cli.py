@@ -48,7 +48,8 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trunkline data",
         description=__doc__,
-        epilog="Example: trunkline data check calls.jsonl --samples",
+        epilog="Example: trunkline data check calls.jsonl --samples. When each word of the texts was said, and which "
+        "texts do not fit their audio, tells `trunkline align`, which needs a head that writes text.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, what) in COMMANDS.items():
