@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -84,6 +85,16 @@ def test_an_index_of_files_that_have_changed_is_found(store):
     rewrite_without(store, {"call-3"})
     said = list(check(store))
     assert len(said) == 2 and all("that have changed" in each for each in said)
+
+
+def test_a_whitened_index_is_checked_too(store):
+    build(plan(store, "pooled", SPACE, "white", metric="whitened"))
+    assert list(check(store)) == []
+    path = find(store.path, "white") / "whitening.npy"
+    np.save(path, np.load(path)[:-1])
+    restate(path.parent)
+    (said,) = check(store)
+    assert "whitening.npy has shape (16, 16), not (17, 16)" in said
 
 
 def test_ids_that_do_not_fit_are_told_not_raised(store):

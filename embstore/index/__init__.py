@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     option(
         "--metric",
         default="cosine",
-        help="cosine, or dot for inner products of vectors as they are",
+        help="cosine, dot for inner products of vectors as they are, or whitened: the cosine once the mean "
+        "is subtracted and every direction has the same spread",
     )
     option("--max-memory", default="4G", help="what building may take, default 4G")
     option("--seed", type=int, default=0, help="of the training sample")

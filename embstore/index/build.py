@@ -15,7 +15,8 @@ import numpy as np
 from embstore.index.exact import Neighbours
 from embstore.index.folder import FAISS, IDS, IndexInfo, new_version, write_info
 from embstore.index.ids import IdsWriter, ids_schema
-from embstore.index.parts import ahead, batches, open_part, unit_vectors
+from embstore.index.metric import METRICS, SAMPLE, Metric, whitening
+from embstore.index.parts import ahead, batches, open_part, prepared
 from embstore.schema import VECTORS, Space
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
@@ -32,7 +33,6 @@ QUERIES = 200
 """Vectors of the store that nprobe is chosen with."""
 K = 10
 RECALL = 0.95
-METRICS = ("cosine", "dot")
 
 _log = get_logger(__name__)
 
@@ -95,12 +95,17 @@ def build(plan: Plan) -> IndexInfo:
     """
     total = sum(file.rows for file in plan.files)
     kind = chosen_kind(plan, total)
-    index = _empty(plan, kind, total)
-    queries = _queries(plan) if kind == "ivf-sq8" else None
+    metric = (
+        whitening(sample(plan, SAMPLE, Metric("dot")))
+        if plan.metric == "whitened"
+        else Metric(plan.metric)
+    )
+    index = _empty(plan, kind, total, metric)
+    queries = _queries(plan, metric) if kind == "ivf-sq8" else None
     exact = None if queries is None else Neighbours(queries, K + 1)
     with new_version(plan.store.path, plan.name) as folder:
         with IdsWriter(folder / IDS, ids_schema(plan.table, plan.space)) as ids:
-            for row, vectors in _vectors(plan, ids):
+            for row, vectors in _vectors(plan, metric, ids):
                 index.add(vectors)
                 if exact is not None:
                     exact.look(vectors, row)
@@ -114,6 +119,7 @@ def build(plan: Plan) -> IndexInfo:
             nprobe=getattr(index.index, "nprobe", 0), lists=getattr(index.index, "nlist", 0), recall=recall,
             shard="{}/{}".format(*plan.shard) if plan.shard[1] > 1 else "",
         )  # fmt: skip
+        metric.save(folder)
         write_info(folder, info)
     return info
 
@@ -161,15 +167,14 @@ class Adder:
         self.rows = last
 
 
-def _empty(plan: Plan, kind: str, total: int) -> Adder:
-    metric = faiss.METRIC_INNER_PRODUCT
+def _empty(plan: Plan, kind: str, total: int, metric: Metric) -> Adder:
     if kind == "flat":
         # IDMap, not IDMap2: its way back from ids to places would be rebuilt at every opening.
         return Adder(faiss.IndexIDMap(faiss.IndexFlatIP(plan.space.dim)), plan.rows, flat=True)
     lists = number_of_lists(total)
     description = f"IVF{lists},SQ8" if kind == "ivf-sq8" else kind
     try:
-        index: Any = faiss.index_factory(plan.space.dim, description, metric)
+        index: Any = faiss.index_factory(plan.space.dim, description, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise UsageError(
             f"--kind {kind}: neither auto, flat, ivf-sq8 nor a description that FAISS knows, such as 'IVF1024,PQ64'."
@@ -178,11 +183,11 @@ def _empty(plan: Plan, kind: str, total: int) -> Adder:
         index = faiss.IndexIDMap(index)
     if not index.is_trained:
         wanted = POINTS_PER_LIST * max(getattr(index, "nlist", lists), 256)
-        index.train(sample(plan, min(wanted, plan.max_memory // (8 * plan.space.dim))))
+        index.train(sample(plan, min(wanted, plan.max_memory // (8 * plan.space.dim)), metric))
     return Adder(index, plan.rows)
 
 
-def sample(plan: Plan, rows: int) -> np.ndarray:
+def sample(plan: Plan, rows: int, metric: Metric) -> np.ndarray:
     """Return vectors of row groups drawn at random from all files (rows, dim), at most `rows`.
 
     Every shard of one store draws the same, so that the trained parts of their indexes are equal.
@@ -201,7 +206,7 @@ def sample(plan: Plan, rows: int) -> np.ndarray:
     for number in generator.permutation(len(groups)):
         file, group = groups[number]
         for batch in batches(plan.store, file, [VECTORS], [group]):
-            vectors = unit_vectors(batch, file.path, plan.metric, plan.space.dim)
+            vectors = prepared(batch, file.path, metric, plan.space.dim)
             count = min(math.ceil(share * len(vectors)), len(result) - filled)
             chosen = np.sort(generator.permutation(len(vectors))[:count])
             result[filled : filled + count] = vectors[chosen]
@@ -211,19 +216,21 @@ def sample(plan: Plan, rows: int) -> np.ndarray:
     return result[:filled]
 
 
-def _queries(plan: Plan) -> np.ndarray:
+def _queries(plan: Plan, metric: Metric) -> np.ndarray:
     """Return vectors of this shard that nprobe is chosen with, spread over its files."""
-    return sample(plan._replace(files=plan.mine, seed=plan.seed + 1), 32 * QUERIES)[::32][:QUERIES]
+    return sample(plan._replace(files=plan.mine, seed=plan.seed + 1), 32 * QUERIES, metric)[::32][
+        :QUERIES
+    ]
 
 
-def _vectors(plan: Plan, ids: IdsWriter) -> Iterator[tuple[int, np.ndarray]]:
+def _vectors(plan: Plan, metric: Metric, ids: IdsWriter) -> Iterator[tuple[int, np.ndarray]]:
     """Yield each batch's vectors and the number of the first over all files; note their ids."""
     with progress(total=plan.rows, description=plan.name, unit="vectors") as bar:
         first = 0
         for file in plan.mine:
             row = 0
             for batch in ahead(batches(plan.store, file)):
-                yield first, unit_vectors(batch, file.path, plan.metric, plan.space.dim)
+                yield first, prepared(batch, file.path, metric, plan.space.dim)
                 ids.write(batch, file.path, row, first)
                 row += batch.num_rows
                 first += batch.num_rows

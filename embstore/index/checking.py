@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embstore.index.folder import INFO, PRIVATE, find, hashes, indexes
 from embstore.index.opened import Index, current_files
-from embstore.index.parts import batches, open_part, unit_vectors
+from embstore.index.parts import batches, open_part, prepared
 from embstore.schema import VECTORS
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
@@ -75,7 +75,7 @@ def _check_file(index: Index, file: StoredFile, places: np.ndarray, sample: int)
         open_part(index.store, file).metadata.row_group(g).num_rows for g in range(groups // 2)
     )
     chosen = np.unique(np.linspace(0, batch.num_rows - 1, sample).astype(int))
-    vectors = unit_vectors(batch, file.path, index.info.metric, index.info.dim)[chosen]
+    vectors = prepared(batch, file.path, index.metric, index.info.dim)[chosen]
     if missed := _missed(index, vectors, places[first + chosen]):
         yield f"{index.folder}: {missed} of {len(chosen)} vectors of {file.path} are not found. Build the index again."
 
@@ -85,8 +85,8 @@ def _missed(index: Index, vectors: np.ndarray, places: np.ndarray) -> int:
     if index.info.kind == "flat":
         flat = faiss.downcast_index(index.index.index)
         held = np.stack([flat.reconstruct(int(place)) for place in places])
-        return int((np.abs(held - vectors).max(1) > 1e-6).sum())
-    if index.info.metric != "cosine":
+        return int((np.abs(held - vectors).max(1) > 1e-5).sum())
+    if index.info.metric == "dot":
         return 0  # of inner products the own need not be the largest
     ids = index.ids["id"].to_numpy()[places]
     _, found = index.nearest(vectors, min(10, index.info.rows))

@@ -25,6 +25,7 @@ from trunkline.errors import DataError, UsageError, nearest
 FORMAT = "trunkline-embstore-index"
 VERSION = 1
 FAISS, IDS, INFO = "index.faiss", "ids.parquet", "index.json"
+WHITENING = "whitening.npy"
 IDS_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
@@ -44,7 +45,7 @@ class IndexInfo:
     kind: str
     """`flat`, `ivf-sq8`, or a description for FAISS's `index_factory`."""
     metric: str
-    """`cosine` (vectors are divided by their lengths) or `dot`."""
+    """`cosine`, `dot` or `whitened`, see `embstore.index.metric`."""
     dim: int
     rows: int
     next_id: int
@@ -108,7 +109,8 @@ def write_info(folder: Path, info: IndexInfo) -> None:
     """Write `index.json` beside the two files it speaks for."""
     own = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-        for name in (FAISS, IDS)
+        for name in (FAISS, IDS, WHITENING)
+        if name != WHITENING or (folder / name).exists()
     }
     about = {"format": FORMAT, "version": VERSION, **asdict(info), "own": own}
     about |= {"toolkit": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -23,7 +23,8 @@ from embstore.index.folder import (
     read_info,
 )
 from embstore.index.ids import ids_of, ids_schema
-from embstore.index.parts import batches, normalised, unit_vectors
+from embstore.index.metric import Metric, load_metric
+from embstore.index.parts import batches, prepared
 from embstore.joined import with_calls
 from embstore.schema import VECTORS, Space
 from embstore.state import StoredFile
@@ -34,8 +35,16 @@ from trunkline.errors import DataError, UsageError
 class Index:
     """A FAISS index of a store and the rows its ids stand for; opened by mapping the file, not by reading it."""
 
-    def __init__(self, store: EmbeddingStore, folder: Path, info: IndexInfo, index: Any) -> None:
-        self.store, self.folder, self.info, self.index = store, folder, info, index
+    def __init__(
+        self, store: EmbeddingStore, folder: Path, info: IndexInfo, index: Any, metric: Metric
+    ) -> None:
+        self.store, self.folder, self.info, self.index, self.metric = (
+            store,
+            folder,
+            info,
+            index,
+            metric,
+        )
 
     @classmethod
     def open(cls, store: EmbeddingStore, name: str) -> Index:
@@ -49,7 +58,7 @@ class Index:
         info = read_info(folder)
         index = read_faiss(folder / FAISS, mapped=True)
         check_ids(folder, info, read_ids(folder, ["id"]), index.ntotal, index.d)
-        return cls(store, folder, info, index)
+        return cls(store, folder, info, index, load_metric(folder, info.metric, info.dim))
 
     @classmethod
     def without_faiss(cls, store: EmbeddingStore, table: str, space: Space) -> Index:
@@ -60,7 +69,7 @@ class Index:
         scan = cls(
             store, store.path,
             IndexInfo("", table, space.name, "none", "cosine", space.dim, rows, rows, stamps, store.state.version),
-            None,
+            None, Metric("cosine"),
         )  # fmt: skip
         schema = ids_schema(table, space)
         columns = [name for name in schema.names if name not in PRIVATE]
@@ -141,7 +150,7 @@ class Index:
             )
         if not np.isfinite(queries).all():
             raise DataError("A query holds NaN or infinite numbers.")
-        return normalised(queries) if self.info.metric == "cosine" else queries
+        return self.metric.prepare(queries)
 
     def nearest(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
@@ -187,7 +196,7 @@ class Index:
             for batch in batches(self.store, files[path], [VECTORS]):
                 start, end = np.searchsorted(rows, [first, first + batch.num_rows])
                 if end > start:
-                    vectors = unit_vectors(batch, path, self.info.metric, self.info.dim)
+                    vectors = prepared(batch, path, self.metric, self.info.dim)
                     nearest.look(vectors[rows[start:end] - first], numbers[start:end])
                 first += batch.num_rows
         return nearest.scored()

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embstore.index.metric import Metric
 from embstore.schema import ROW_GROUP, VECTORS, vectors_of
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
@@ -67,8 +68,8 @@ def _damaged(store: EmbeddingStore, file: StoredFile, error: Exception) -> str:
     )
 
 
-def unit_vectors(batch: pa.RecordBatch, origin: str, metric: str, dim: int) -> np.ndarray:
-    """Return the vectors of a batch, (rows, dim) float32, of length 1 for the cosine metric.
+def prepared(batch: pa.RecordBatch, origin: str, metric: Metric, dim: int) -> np.ndarray:
+    """Return the vectors of a batch, (rows, dim) float32, as a metric wants them.
 
     Raises:
         DataError: the vectors have another dimension, or are not finite.
@@ -80,16 +81,6 @@ def unit_vectors(batch: pa.RecordBatch, origin: str, metric: str, dim: int) -> n
             "another model. Run `python -m embstore.verify`."
         )
     vectors = vectors_of(column)
-    squares = np.einsum("nd,nd->n", vectors, vectors)
-    if not np.isfinite(squares).all():
+    if not np.isfinite(np.einsum("nd,nd->n", vectors, vectors)).all():
         raise DataError(f"{origin} holds NaN or infinite numbers. Run `python -m embstore.verify`.")
-    return normalised(vectors, squares) if metric == "cosine" else vectors
-
-
-def normalised(vectors: np.ndarray, squares: np.ndarray | None = None) -> np.ndarray:
-    """Return vectors (rows, dim) divided by their lengths; those of length 0 stay."""
-    if squares is None:
-        squares = np.einsum("nd,nd->n", vectors, vectors)
-    assert squares is not None
-    lengths = np.sqrt(np.where(squares > 0, squares, 1.0)).astype(np.float32)
-    return vectors * (1 / lengths)[:, None]
+    return metric.prepare(vectors)

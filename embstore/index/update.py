@@ -25,8 +25,9 @@ from embstore.index.folder import (
     write_info,
 )
 from embstore.index.ids import ids_of
+from embstore.index.metric import Metric, load_metric
 from embstore.index.opened import current_files, read_faiss
-from embstore.index.parts import batches, unit_vectors
+from embstore.index.parts import batches, prepared
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
 from trunkline.errors import DataError, UsageError
@@ -64,11 +65,13 @@ def update(store: EmbeddingStore, name: str) -> dict[str, int]:
     kept, fresh = _surviving(store, ids, info, files)
     removed = np.setdiff1d(ids["id"].to_numpy(), kept["id"].to_numpy(), assume_unique=True)
     _remove(index, removed, info)
-    added, next_id = _add(store, index, info, fresh, kept.schema)
+    metric = load_metric(folder, info.metric, info.dim)
+    added, next_id = _add(store, index, info, metric, fresh, kept.schema)
     table = pa.concat_tables([kept, *added])
     with new_version(store.path, name) as target:
         pq.write_table(table, target / IDS, **IDS_OPTIONS)
         faiss.write_index(index, str(target / FAISS))
+        metric.save(target)
         now = {"rows": len(table), "next_id": next_id, "log_version": store.state.version}
         write_info(target, replace(info, files=stamps, **now))
     return {"added": len(table) - len(kept), "removed": len(removed)}
@@ -135,6 +138,7 @@ def _add(
     store: EmbeddingStore,
     index: Any,
     info: IndexInfo,
+    metric: Metric,
     files: Sequence[StoredFile],
     schema: pa.Schema,
 ) -> tuple[list[pa.Table], int]:
@@ -142,7 +146,7 @@ def _add(
     for file in files:
         row = 0
         for batch in batches(store, file):
-            vectors = unit_vectors(batch, file.path, info.metric, info.dim)
+            vectors = prepared(batch, file.path, metric, info.dim)
             index.add_with_ids(vectors, np.arange(next_id, next_id + len(vectors), dtype=np.int64))
             added.append(pa.Table.from_batches([ids_of(batch, file.path, row, next_id, schema)]))
             row, next_id = row + len(vectors), next_id + len(vectors)
@@ -169,6 +173,18 @@ def merge(store: EmbeddingStore, name: str, sources: Sequence[str]) -> IndexInfo
                     f"{first.name!r} and {info.name!r} differ in {field}: {getattr(first, field)} and "
                     f"{getattr(info, field)}; build them alike, with --shard."
                 )
+    metrics = [
+        load_metric(folder, info.metric, info.dim)
+        for folder, info in zip(folders, infos, strict=True)
+    ]
+    if any(
+        not np.array_equal(metric.matrix, metrics[0].matrix)
+        for metric in metrics
+        if metric.matrix is not None
+    ):
+        raise UsageError(
+            "The indexes are whitened by different samples; build all shards of one and the same store."
+        )
     index: Any = None
     tables, files, next_id = [], {}, 0
     for folder, info in zip(folders, infos, strict=True):
@@ -195,6 +211,7 @@ def merge(store: EmbeddingStore, name: str, sources: Sequence[str]) -> IndexInfo
         merged = replace(
             careful, name=name, rows=len(table), next_id=next_id, files=files, shard=""
         )
+        metrics[0].save(target)
         write_info(target, merged)
     return merged
 
