@@ -46,4 +46,5 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines: U+2028 is no end of a line of JSON.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

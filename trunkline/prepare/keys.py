@@ -27,9 +27,8 @@ def read_key(path: Path, data_folders: Iterable[Path]) -> bytes:
         raise StorageError(f"The key file {path} does not exist. {_HOW}")
     real = path.resolve()
     for folder in data_folders:
-        if real.is_relative_to(folder.resolve()) or path.absolute().is_relative_to(
-            folder.absolute()
-        ):
+        lexical = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+        if lexical or real.is_relative_to(folder.resolve()):
             raise UsageError(
                 f"The key file {path} lies inside the data ({folder}), which it would go along with; keep it elsewhere."
             )
