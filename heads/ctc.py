@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from encoder import Encoded
 from encoder.masks import length_mask
-from heads.decoding import PrefixBeamSearch, PrefixScorer, Transcript, transcripts
+from heads.decoding import BeamState, PrefixBeamSearch, PrefixScorer, Transcript, transcripts
 from heads.head import FrameHead, HeadLabels, HeadOptions, TrunkSpec
 from heads.recognition import RecognitionHead, RecognitionOptions, ctc_items, frame_times
 from heads.registry import register_head
@@ -89,10 +89,27 @@ class CTCHead(FrameHead, RecognitionHead):
 
     def search(self, output: CTCOutput) -> list[list[Transcript]]:
         """Return the N-best list of each item by prefix beam search with `scorers`."""
-        search = PrefixBeamSearch(
-            blank=self.tokenizer.blank, options=self.options.search, scorers=self.scorers
-        )
+        search = self._search_by_prefixes()
         return [
             transcripts(search(self.ctc_table(output, item)), self.tokenizer)
             for item in range(len(output.lengths))
         ]
+
+    def begin_text(self) -> BeamState:
+        """Return the state of a live text of which nothing has been heard."""
+        return self._search_by_prefixes().begin()
+
+    def step_text(self, output: CTCOutput, state: BeamState) -> tuple[str, BeamState]:
+        """Return the text so far, whose end may still change, and the new state; `output` is of one stream's step."""
+        search = self._search_by_prefixes()
+        state = search.step(self.ctc_table(output, 0), state)
+        return " ".join(self.tokenizer.decode(search.partial(state)).split()), state
+
+    def finish_text(self, state: BeamState) -> list[Transcript]:
+        """Return the N-best list of a live text: exactly that of `search` over all of its frames."""
+        return transcripts(self._search_by_prefixes().finish(state), self.tokenizer)
+
+    def _search_by_prefixes(self) -> PrefixBeamSearch:
+        return PrefixBeamSearch(
+            blank=self.tokenizer.blank, options=self.options.search, scorers=self.scorers
+        )

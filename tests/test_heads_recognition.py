@@ -94,6 +94,21 @@ def test_digits_said_twice_are_kept_with_their_times():
     assert json.loads(json.dumps(found))[0] == found.text
 
 
+def test_a_live_text_ends_as_the_whole_recording_reads():
+    head = made(CTCHead, PLAIN).eval()
+    output = head(frames([60]))
+    state, heard = head.begin_text(), []
+    for start in range(0, 60, 8):
+        part = [x[:, start : start + 8] for x in (output.log_probs, output.times)]
+        step = CTCOutput(part[0], torch.tensor([part[0].shape[1]]), part[1])
+        before = state
+        text, state = head.step_text(step, state)
+        heard.append(text)
+        assert head.finish_text(before) == head.finish_text(before)
+    assert head.finish_text(state) == head.search(output)[0]
+    assert heard[-1] == head.search(output)[0][0].text
+
+
 def test_batch_mates_and_padding_change_no_transcript_and_no_loss():
     head = made(AEDHead, AEDOptions(layers="last", feed_forward=32)).eval()
     encoded = frames([30, 12, 0])

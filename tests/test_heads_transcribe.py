@@ -29,6 +29,7 @@ from trunkline.nbest import read_nbest
 
 RATE = 8000
 TONES = {"không": 400, "chín": 900, "xin": 1700}
+BAD = "--max-bad-fraction=0.5"
 SILENT = slice(int(2.4 * RATE), int(4.0 * RATE))
 
 
@@ -86,6 +87,7 @@ def calls(tmp_path) -> Path:
     soundfile.write(tmp_path / "call.wav", stereo, RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "turn.wav", spoken("không chín", 3), RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "muted.wav", np.zeros(RATE, np.float32), RATE)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), RATE)
     (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
     rows = [
         {
@@ -98,6 +100,7 @@ def calls(tmp_path) -> Path:
         {"id": "c", "audio_filepath": "turn.wav", "text": "không chín"},
         {"id": "d", "audio_filepath": "muted.wav", "text": ""},
         {"id": "e", "audio_filepath": "broken.wav", "text": "xin"},
+        {"id": "empty", "audio_filepath": "empty.wav", "text": "xin"},
     ]
     path = tmp_path / "calls.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -116,10 +119,10 @@ def test_a_manifest_becomes_lines_subtitles_and_lists_and_a_bad_file_is_named(
     trained, calls, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    options = ("--out", str(out), "--formats=srt,vtt,textgrid", "--nbest", "--json")
+    options = ("--out", str(out), "--formats=srt,vtt,textgrid", "--nbest", "--json", BAD)
     assert transcribe(arguments(trained, calls, *options)) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["transcribed"], told["quarantined"], told["without_words"]) == (4, 1, 1)
+    assert (told["transcribed"], told["quarantined"], told["without_words"]) == (4, 2, 1)
     waveform = spoken("xin không", 1)[int(0.2 * RATE) : int(1.9 * RATE)]
     model = load_model(trained / "backbone", [trained / "ctc"])
     alone = model.transcribe(waveform, context=Context.full())
@@ -130,7 +133,7 @@ def test_a_manifest_becomes_lines_subtitles_and_lists_and_a_bad_file_is_named(
         "c": "không chín",
         "d": "",
     }
-    assert lines(out / "quarantine.jsonl")[0]["id"] == "e"
+    assert [x["id"] for x in lines(out / "quarantine.jsonl")] == ["e", "empty"]
     words = [word for x in rows["b"]["utterances"] for word in x["words"]]
     # Times are those of the recording, although the cut begins at 0.2 s.
     assert words
@@ -151,14 +154,15 @@ def test_a_manifest_becomes_lines_subtitles_and_lists_and_a_bad_file_is_named(
 def test_a_run_that_was_stopped_goes_on_with_nothing_lost_or_doubled(trained, calls, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for out in (whole, broken):
-        assert transcribe(arguments(trained, calls, "--out", str(out), "--nbest")) == 0
+        assert transcribe(arguments(trained, calls, "--out", str(out), "--nbest", BAD)) == 0
     expected = [(whole / name).read_text() for name in ("transcripts.jsonl", "nbest.jsonl")]
     text = (broken / "transcripts.jsonl").read_text().splitlines(keepends=True)
     (broken / "transcripts.jsonl").write_text("".join(text[:1]) + text[1][:20])
-    assert transcribe(arguments(trained, calls, "--out", str(broken), "--nbest")) == 0
+    assert transcribe(arguments(trained, calls, "--out", str(broken), "--nbest", BAD)) == 0
     assert [(broken / x).read_text() for x in ("transcripts.jsonl", "nbest.jsonl")] == expected
-    # Other settings do not mix with what is there.
-    assert transcribe(arguments(trained, calls, "--out", str(broken))) == 2
+    # Other settings do not mix with what is there; without a word more than one bad cut of a few stops the run.
+    assert transcribe(arguments(trained, calls, "--out", str(broken), BAD)) == 2
+    assert transcribe(arguments(trained, calls, "--out", str(tmp_path / "strict"))) == 1
 
 
 def test_one_channel_of_a_file_goes_to_stdout(trained, calls, capsys):
@@ -202,7 +206,7 @@ def test_a_language_model_and_phrases_join_the_search(trained, calls, tmp_path):
     out = tmp_path / "out"
     scorers = ("--lm", str(tmp_path / "lm.arpa"), "--lm-weight=0.01")
     scorers += ("--phrases", str(tmp_path / "phrases.txt"))
-    assert transcribe(arguments(trained, calls, "--out", str(out), "--nbest", *scorers)) == 0
+    assert transcribe(arguments(trained, calls, "--out", str(out), "--nbest", BAD, *scorers)) == 0
     for found in read_nbest(out / "nbest.jsonl"):
         assert all(x.lm is not None and x.lm < 0 for x in found.hyps)
 
@@ -231,7 +235,7 @@ def test_texts_are_aligned_and_those_that_cannot_be_are_named(trained, calls, tm
     out = tmp_path / "aligned.jsonl"
     assert align(arguments(trained, calls)[:3] + [str(out), "--context=full", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["aligned"], told["without_text"], told["quarantined"]) == (3, 1, 4)
+    assert (told["aligned"], told["without_text"], told["quarantined"]) == (3, 1, 5)
     found = {row["id"]: row for row in lines(out)}
     assert [word[0] for word in found["a"]["words"]] == ["không", "không", "chín", "chín"]
     times = [time for word in found["a"]["words"] for time in word[1:3]]
