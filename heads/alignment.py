@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from trunkline import _torchaudio
 from trunkline.errors import DataError
-from trunkline.native import forced_align, has_forced_align
 from trunkline.tokenizer import Tokenizer
 from trunkline.tokenizer.base import SPACE
 
@@ -53,6 +53,11 @@ def frames_needed(tokens: Sequence[int]) -> int:
     return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
 
 
+def has_native_alignment() -> bool:
+    """Return whether torchaudio's search loads beside this torch."""
+    return "functional.forced_align" not in _torchaudio.missing()
+
+
 def force_align(
     log_probs: Any, tokens: Sequence[int], *, blank: int = 0, native: bool | None = None
 ) -> Alignment:
@@ -71,8 +76,10 @@ def force_align(
     _check(table, tokens, blank)
     if not len(tokens):
         path = np.full(len(table), blank)
-    elif native or (native is None and has_forced_align()):
-        path = forced_align(table, tokens, blank)
+    elif native or (native is None and has_native_alignment()):
+        targets = torch.tensor([list(tokens)], dtype=torch.int32)
+        aligned, _ = _torchaudio.load().functional.forced_align(table[None], targets, blank=blank)
+        path = aligned[0].numpy().astype(np.int64)
     else:
         path = _viterbi(table.numpy(), tokens, blank)
     scores = table.double().numpy()[np.arange(len(path)), path]

@@ -12,7 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heads.alignment import force_align, frames_needed, span_seconds, word_spans
+from heads.alignment import (
+    force_align,
+    frames_needed,
+    has_native_alignment,
+    span_seconds,
+    word_spans,
+)
 from heads.confidence import (
     WordCalibration,
     confidence_scores,
@@ -24,7 +30,6 @@ from heads.confidence import (
 from heads.decoding import collapse
 from tests.encoder_backbones import strong_backbone
 from trunkline.errors import DataError
-from trunkline.native import has_forced_align
 from trunkline.tokenizer import train_tokenizer
 
 
@@ -66,7 +71,7 @@ def test_the_alignment_is_the_best_path_of_the_text(case):
 
 
 @pytest.mark.skipif(
-    not has_forced_align(),
+    not has_native_alignment(),
     reason="torchaudio's native part does not load beside this torch",
 )
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 9), min_size=1, max_size=20), st.booleans())
