@@ -115,10 +115,12 @@ def scan(path: Path) -> list[Row]:
 
     A row tells file, line (0: the name) and kind; never the number itself.
     """
+    from trunkline import log
+
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     root = path.parent if path.is_file() else path
     found = []
-    for file in files:
+    for file in log.progress(files, description="scanning", unit="files"):
         name = str(file.relative_to(root))
         found += [{"file": name, "line": 0, "kind": kind} for kind in private.find_in(name)]
         if not file.is_file() or ".trunkline" in file.parts or not _is_text(file):
@@ -165,6 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Pseudonymise a manifest and its recordings."""
+    from trunkline import log
     from trunkline.prepare.lines import Step, dump
 
     inside = [args.folder, args.manifest if args.manifest.is_dir() else args.manifest.parent]
@@ -181,7 +184,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     def lines() -> Iterator[str]:
         placed: dict[str, str] = {}
-        for row in manifest.rows():
+        rows = log.progress(manifest.rows(), total=len(manifest), description="naming", unit="cuts")
+        for row in rows:
             new = new_row(manifest, row, key, set(args.keep))
             dropped.update(json.loads(row["json"]).keys() - new.keys() - {"offset"})
             reason = _reason(manifest, row, new, placed, args.audio, args.folder)
