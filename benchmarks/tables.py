@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import readers, store, store_costs, store_retrieval
 from benchmarks.encoder_cpu import LIVE, LONG
 from benchmarks.encoder_cpu import tables as encoder_tables
 from benchmarks.heads_real_tables import heads_parts
@@ -42,6 +43,13 @@ def load_parts(load: dict[str, Any]) -> Iterator[str | Rows]:
     yield [{"load": name, **row} for name, row in load["runs"].items()]
 
 
+def store_parts(measured: dict[str, Any]) -> Iterator[str | Rows]:
+    """Yield what `benchmarks/store.py` measured, and what follows for costs."""
+    yield from store.tables(measured)
+    if {"frames_size", "frames_write", "store_million"} <= measured.keys():
+        yield from store_costs.tables(measured)
+
+
 def report(title: str) -> Parts:
     """Return the parts of a benchmark whose report says all there is."""
     return partial(report_parts, title)
@@ -56,6 +64,9 @@ SECTIONS: dict[str, Parts] = {
     "manifest_load": load_parts,
     "heads_real": heads_parts,
     "five_heads": report("Five heads on one 10-minute call (`benchmarks/five_heads.py`)"),
+    "store": store_parts,
+    "store_retrieval": store_retrieval.tables,
+    "readers": readers.tables,
     "prepare": prepare_parts,
     "text_normaliser": text_parts,
     "augment": augment_parts,
