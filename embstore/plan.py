@@ -222,7 +222,7 @@ def changed_cuts(store: EmbeddingStore, space: Space, manifest: Manifest) -> lis
     Size and time of change are compared for all, the SHA-256 only where these differ; a file that is gone is not
     changed.
     """
-    paths = manifest.column("audio_filepath")
+    paths: list[str] = manifest.column("audio_filepath").tolist()
     channels = np.nan_to_num(manifest.column("channel").astype(np.float64)).astype(np.int8)
     mine = pa.table(
         {

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embstore.erasure import Removed, digest
@@ -86,7 +85,7 @@ def _search_rows(
             for item in batch.schema:
                 column = batch.column(item.name)
                 if pa.types.is_string(item.type):
-                    values = [value for value in pc.unique(column).to_pylist() if value is not None]
+                    values = [value for value in column.unique().to_pylist() if value is not None]
                     if wanted & set(values):
                         proof.found.append(f"{path.relative_to(root)}: {item.name}")
                     longer.update(

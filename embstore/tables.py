@@ -126,7 +126,7 @@ def read_file(path: str, columns: Sequence[str] | None = None) -> pa.Table:
         path,
         columns=None if columns is None else list(columns),
         page_checksum_verification=True,
-        partitioning=None,
+        partitioning=None,  # type: ignore[arg-type]
     )
 
 

@@ -110,8 +110,8 @@ class Shard:
         n_frames = record.n_frames
         if record.frames is not None:
             sink = self.frames(space, record.call_id, cut_id, record.channel, record.start)
-            whole = isinstance(record.frames, np.ndarray)
-            for piece in [record.frames] if whole else record.frames:
+            given = record.frames
+            for piece in [given] if isinstance(given, np.ndarray) else given:
                 sink.write(piece)
             n_frames = sink.count
         shared = {
