@@ -197,11 +197,8 @@ class Bench:
             ]
             tables = compare(sides[0], sides[1], ScoreOptions())["tables"]
             found = next(rows for title, rows in tables.items() if title.startswith("Comparison"))
-            tests += [
-                {"a": f"{row_a} ({context_a})", "b": f"{row_b} ({context_b})", "head": head_a}
-                | score
-                for score in found
-            ]
+            rows = {"row_a": f"{row_a} ({context_a})", "row_b": f"{row_b} ({context_b})"}
+            tests += [{**rows, "head": head_a, **score} for score in found]
         self.found["comparisons"] = tests
         self.save()
 

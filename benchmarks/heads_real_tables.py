@@ -45,8 +45,8 @@ def heads_parts(found: Mapping[str, Any]) -> Iterator[str | Rows]:
         yield f"Paired tests on the same cuts, a against b (`{STREAM}` is the stream's context):"
         yield [
             {
-                "a": test["a"],
-                "b": test["b"],
+                "a": test["row_a"],
+                "b": test["row_b"],
                 "head": test["head"],
                 "score": test["score"],
                 "difference": f"{100 * test['difference']:+.1f} "

@@ -76,8 +76,8 @@ def test_results_become_tables():
         "scores": {"intent": [score]},
     }  # fmt: skip
     test = {
-        "a": "x", "b": "y", "head": "intent", "score": "accuracy", "difference": 0.1, "low": 0.05,
-        "high": 0.15, "p": 0.01, "verdict": "better",
+        "row_a": "x", "row_b": "y", "a": 0.5, "b": 0.4, "head": "intent", "score": "accuracy",
+        "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.01, "verdict": "better",
     }  # fmt: skip
     found = {"rows": {"x": row}, "comparisons": [test], "cpus": 2, "backbone": "abc"}
     parts = list(heads_parts(found))
