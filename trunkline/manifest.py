@@ -49,6 +49,7 @@ class Manifest(Sequence[Cut]):
         self._cache = cache
         self._rows: np.ndarray | None = None
         self._durations: np.ndarray | None = None
+        self._label_codes: dict[str, tuple[np.ndarray, list[Any]]] = {}
 
     def __len__(self) -> int:
         return self._table.num_rows if self._rows is None else len(self._rows)
@@ -91,6 +92,8 @@ class Manifest(Sequence[Cut]):
 
         Costs little memory where a million cuts share few values.
         """
+        if name in self._label_codes:  # every line was parsed for it
+            return self._label_codes[name]
         places: dict[Any, int] = {}
         column = (
             (value for batch in self._batches(name) for value in batch.column(name).to_pylist())
@@ -102,6 +105,9 @@ class Manifest(Sequence[Cut]):
             dtype=np.int64,
             count=len(self),
         )
+        codes.flags.writeable = False
+        if name not in TYPES:
+            self._label_codes[name] = codes, list(places)
         return codes, list(places)
 
     def rows(self) -> Iterator[Row]:
@@ -205,7 +211,8 @@ class Manifest(Sequence[Cut]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process maps the cache itself instead of being sent a copy of the table.
-        return self.__dict__ | ({} if self._cache is None else {"_table": None})
+        left_out = {"_label_codes": {}} | ({} if self._cache is None else {"_table": None})
+        return self.__dict__ | left_out
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
