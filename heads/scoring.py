@@ -142,7 +142,9 @@ class Scorer:
             ]
             if len(bars) > 1:
                 name = f"{self.main} by {title}"
-                found.append(Figure(name, bar_chart(bars, percent=self.percent, name=name)))
+                found.append(
+                    Figure(name, bar_chart(bars, percent=self.percent, name=name, x_name=title))
+                )
                 break
         if self._sure() is not None:
             found.append(self._calibration_curve())

@@ -193,7 +193,7 @@ def heat_map(
             hint = f"{names[row]} \u2192 {names[column]}: {count}"
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{size - 1}" height="{size - 1}" stroke="var(--faint)" '
-                f'fill="var(--line{0 if row == column else 1})" fill-opacity="{count / total:.3f}">'
+                f'fill="var(--line{0 if row == column else 1})" fill-opacity="{0.7 * count / total:.3f}">'
                 f"<title>{escape(hint)}</title></rect>"
             )
             if count and size >= 24:
