@@ -67,9 +67,10 @@ def record_of(number: int) -> Record:
     return Record(name_of(number), duration=20.0, n_frames=250, pooled=vector, segments=segments)
 
 
-def exporter(path: str, rank: int, windows: int) -> None:
+def exporter(path: str, rank: int, windows: int, begun: Any = None) -> None:
     """Add the calls of all windows, in an order of its own."""
     store = EmbeddingStore.open(path)
+    _tell(begun)
     for window in range(windows):
         calls = list(range(window * WINDOW, (window + 1) * WINDOW))
         for first in range(0, WINDOW, SHARD):
@@ -82,9 +83,10 @@ def exporter(path: str, rank: int, windows: int) -> None:
         store.log.collect()
 
 
-def deleter(path: str, rank: int, windows: int) -> None:
+def deleter(path: str, rank: int, windows: int, begun: Any = None) -> None:
     """Forget every `FORGOTTEN`-th call, some before they come."""
     store = EmbeddingStore.open(path)
+    _tell(begun)
     sweep(store)
     for window in range(windows):
         numbers = range(window * WINDOW + rank, (window + 1) * WINDOW, FORGOTTEN)
@@ -97,11 +99,17 @@ def deleter(path: str, rank: int, windows: int) -> None:
             time.sleep(0.01)
 
 
+def _tell(begun: Any) -> None:
+    if begun is not None:
+        begun.set()
+
+
 def look(path: str) -> dict[str, int]:
     """Return what a reader who globs and a reader of the log see that should not be, at this moment."""
     root = Path(path)
     rows: dict[str, int] = {}
-    seen = dict.fromkeys(("rows", "doubled", "uncommitted", "wrong", "unreadable", "missed"), 0)
+    names = ("rows", "doubled", "uncommitted", "wrong", "unreadable", "missed")
+    seen: dict[str, int] = dict.fromkeys(names, 0)
     for file in sorted(root.glob("pooled/**/*.parquet")):
         try:
             table = pq.read_table(file, columns=["call_id", VECTORS])
@@ -169,6 +177,7 @@ def torture(folder: Path, kills: int, *, seed: int = 0, delay: float | None = No
     chance = random.Random(seed)
     windows, roles = 1, (exporter, exporter, deleter, deleter)
     running: dict[int, BaseProcess] = {}
+    begun: dict[int, Any] = {}
     ended: set[int] = set()
     results, stop = _fork.SimpleQueue(), _fork.Event()
     watcher = _fork.Process(target=_looking, args=(str(path), results, stop))
@@ -187,9 +196,14 @@ def torture(folder: Path, kills: int, *, seed: int = 0, delay: float | None = No
             ended.clear()
         for place, role in enumerate(roles):
             if place not in running and place not in ended:
-                running[place] = _started(role, path, place % 2, windows)
+                begun[place] = _fork.Event()
+                running[place] = _started(role, path, place % 2, windows, begun[place])
         time.sleep(chance.uniform(0, delay))
-        place = chance.choice(list(running))
+        # One at work; one in ten while it starts.
+        working = [place for place in running if begun[place].is_set()]
+        if not working and chance.random() > 0.1:
+            continue
+        place = chance.choice(working or list(running))
         process = running[place]
         if process.is_alive() and process.pid:
             os.kill(process.pid, signal.SIGKILL)
@@ -222,8 +236,8 @@ def torture(folder: Path, kills: int, *, seed: int = 0, delay: float | None = No
     }
 
 
-def _started(role: Any, path: Path, rank: int, windows: int) -> BaseProcess:
-    process = _fork.Process(target=role, args=(str(path), rank, windows))
+def _started(role: Any, path: Path, rank: int, windows: int, begun: Any = None) -> BaseProcess:
+    process = _fork.Process(target=role, args=(str(path), rank, windows, begun))
     process.start()
     return process
 
@@ -234,7 +248,7 @@ def _time_of_commits(folder: Path) -> float:
     began = time.perf_counter()
     _started(exporter, folder / "timed", 0, 1).join()
     shutil.rmtree(folder / "timed")
-    return max(0.02, (time.perf_counter() - began) / 3)
+    return max(0.02, (time.perf_counter() - began) / 5)
 
 
 def _count(path: Path, windows: int) -> Summary:

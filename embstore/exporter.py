@@ -28,6 +28,7 @@ from trunkline.errors import DataError, DependencyError, StorageError
 if TYPE_CHECKING:
     from embstore.labels import HeadColumns
     from encoder import Backbone, Context, Encoded
+    from encoder.backbone import Layers
     from trunkline.manifest import Cut, Manifest
 
 SHORT_SECONDS = 20.0
@@ -151,7 +152,7 @@ class _ShardWork:
         self.exporter, self.shard, self.report = exporter, shard, report
         self.backbone, self.options = exporter.backbone, exporter.options
         self._facts: dict[Any, planning.AudioFacts] = {}
-        self.layers = wanted_layers(exporter.options.layer)
+        self.layers: Layers = wanted_layers(exporter.options.layer)
 
     def encode(self, jobs: Sequence[Job]) -> None:
         """Encode jobs in their order, short ones in a row together."""
