@@ -169,7 +169,8 @@ def _spectra(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _filters() -> np.ndarray:
     """Return triangular mel filters (bins, bands)."""
-    mel = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (LOW, HIGH)), BANDS + 2)
+    low, high = (2595 * np.log10(1 + f / 700) for f in (LOW, HIGH))
+    mel = np.linspace(low, high, BANDS + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     bins = np.fft.rfftfreq(WINDOW, 1 / RATE)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])

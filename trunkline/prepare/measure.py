@@ -70,7 +70,7 @@ def measure_file(path: Path) -> list[Row]:
     }
     meters = [Meter(about.sample_rate) for _ in range(about.channels)]
     pair = Pair(about.sample_rate) if about.channels == 2 else None
-    streams = [
+    streams: list[Any] = [  # generators, to be closed
         audio.blocks(path, channel=channel, block_seconds=BLOCK)
         for channel in range(about.channels)
     ]

@@ -138,7 +138,7 @@ def _group(manifest: Manifest, by: Sequence[str], salt: str) -> Groups:
     used = np.zeros(len(nodes), dtype=bool)
     used[table[table >= 0]] = True  # the fallback's calls are not all used
     _, of_node = np.unique(np.where(used, roots, roots.max() + 1), return_inverse=True)
-    ranks = [_point(salt, *node) for node in nodes]
+    ranks = np.array([_point(salt, *node) for node in nodes])
     _, speaks = np.unique(of_node[order := np.lexsort((ranks, of_node))], return_index=True)
     # The least hash itself would be the smaller, the more values a group has.
     points = [_point(f"{salt}\0draw", *nodes[node]) for node in order[speaks].tolist()]

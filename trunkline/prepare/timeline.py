@@ -47,8 +47,9 @@ def overlaps(manifest: Manifest) -> np.ndarray:
 def on_other_side(row: Row) -> bool:
     """Return whether a row states a `role` ("agent", "customer") and the channel of the other one."""
     role = row.get("role")
-    known = isinstance(role, str) and role in audio.ROLES and row["channel"] is not None
-    return known and row["channel"] != audio.ROLES[role]
+    if not isinstance(role, str) or role not in audio.ROLES or row["channel"] is None:
+        return False
+    return row["channel"] != audio.ROLES[role]
 
 
 def channel_swaps(manifest: Manifest) -> np.ndarray:
