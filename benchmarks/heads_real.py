@@ -100,12 +100,15 @@ class Bench:
     def make(self, row: Row) -> None:
         """Train and judge one row."""
         began, clock = time.process_time(), time.monotonic()
+        whole = not (self.work / row.name / "metrics.jsonl").exists()
         found = self._trained(row) if row.heads else self._baseline(row)
         about = {"group": row.group, "trunk": row.trunk, "labels": row.fraction, "note": row.note}
         spent = {
             "cpu_seconds": round(time.process_time() - began, 1),
             "wall_seconds": round(time.monotonic() - clock, 1),
         }
+        if not whole:  # the times of a training that was cut off before are not known
+            spent = dict.fromkeys(spent)
         self.found |= self._read()  # another process may have made other rows meanwhile
         self.found["rows"][row.name] = {**about, **found, **spent}
         self.save()

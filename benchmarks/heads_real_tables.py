@@ -76,5 +76,5 @@ def _lines(name: str, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "context": found["context"],
                 "score": f"{main} {100 * found[main]:.1f}{interval}",
                 "also": ", ".join(others),
-                "cpu s": f"{row['cpu_seconds']:.0f}",
+                "cpu s": "" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.0f}",
             }
