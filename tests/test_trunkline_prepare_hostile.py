@@ -50,6 +50,7 @@ REFUSED = {
     "end before start": '"start": 2, "end": 1',
     "text for a time": '"start": "soon"',
 }
+TELEPHONE = ROOT / "configs/augment/telephone.yaml"
 GOOD = 6
 UGLY = "run again with --debug"  # the end of a message that nobody wrote for users
 
@@ -177,6 +178,11 @@ def test_an_output_that_cannot_be_is_one_sentence(folder: Path, name: str, out: 
         ["pseudonymise", "m.jsonl", "private"],
         ["import", "m.jsonl", "o", "--format", "excel"],
         ["inventory", ".", "inv", "--jobs", "-3"],
+        ["augment", str(TELEPHONE), "--check", "--rate", "0"],
+        ["augment", str(TELEPHONE), "--check", "--max-cost", "nan"],
+        ["augment", str(TELEPHONE), "--listen", "heard", "--manifest", "m.jsonl", "--count", "0"],
+        ["augment", str(TELEPHONE), "--listen", "heard"],
+        ["augment", str(TELEPHONE), "noise.snr=3", "--check"],
         ["no-such-step", "m.jsonl"],
     ],
     ids=" ".join,
@@ -189,6 +195,26 @@ def test_arguments_that_make_no_sense_are_refused_before_anything_is_written(
     assert done.returncode == 2, done.stderr
     assert UGLY not in done.stderr
     assert {path.name for path in folder.iterdir()} <= {"m.jsonl", "0.wav", ".trunkline"}
+
+
+@pytest.mark.parametrize("out", ["held", "0.wav/out", "x" * 300])
+def test_an_inventory_that_cannot_be_written_is_one_sentence(folder: Path, out: str) -> None:
+    (folder / "held").write_text("x")
+    done = data("inventory", ".", out)
+    assert done.returncode == 1 and done.stderr.startswith("error: Cannot"), done.stderr
+    assert UGLY not in done.stderr and (folder / "held").read_text() == "x"
+
+
+def test_a_pipe_is_no_recording_and_nobody_waits_for_it(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.wav")
+    write_rows(folder / "m.jsonl", [*good_rows(), {"audio_filepath": "pipe.wav", "id": "pipe"}])
+    done = data("check", "m.jsonl", "--json")
+    assert [fault["kind"] for fault in json.loads(done.stdout)["tables"]["faults"]] == [
+        "unreadable"
+    ]
+    done = data("segment", "m.jsonl", "out.jsonl", "--max-bad", 0.5, "--json")
+    assert json.loads(done.stdout)["set_aside"] == 1, done.stderr
+    assert data("inventory", ".", "out").returncode == 0
 
 
 def together(words: list[str], count: int = 3) -> list[subprocess.Popen[str]]:

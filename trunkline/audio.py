@@ -277,6 +277,9 @@ def _check_samples(about: AudioInfo, block: np.ndarray, position: int) -> None:
 
 def _open(path: PathLike) -> Reader:
     path = Path(path)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        # A pipe that nobody writes to would be waited for without end.
+        raise AudioFault("unreadable", f"{path} is a pipe or device, not a recording.")
     try:
         with path.open("rb") as file:
             _check_header(path, file)

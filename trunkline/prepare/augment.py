@@ -43,6 +43,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from trunkline.errors import UsageError
     from trunkline.settings import load_settings
 
+    if args.count < 1 or not 8000 <= args.rate <= 192_000 or not args.max_cost > 0:
+        raise UsageError(
+            "--count must be 1 or more, --rate 8000 to 192000 Hz, --max-cost above 0 ms."
+        )
     config = load_settings(AugmentConfig, args.config, args.overrides)
     if args.check:
         return check(config, args.rate, args.max_cost) | {"config": str(args.config)}
