@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from preparing import data, rows_of
 
 from trunkline.errors import DataError
 from trunkline.manifest import load_manifest
@@ -341,3 +344,31 @@ def test_an_imported_folder_is_what_an_inventory_of_it_found(tmp_path: Path) -> 
     assert cuts["One.wav", 0].extra["call_text"] == "hai bên"
     assert (cuts["two.wav", 1].text, cuts["two.wav", 0].text) == ("khách", None)
     assert cuts[f"{decomposed}.wav", None].text == "một mình"
+
+
+def test_bad_rows_of_a_table_and_names_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.full(800, 0.1), 8000)
+    shutil.copy(folder / "a.wav", os.fsdecode(os.fsencode(folder) + b"/b\xe3d.wav"))
+    (folder / "m.csv").write_text(
+        "audio_filepath,start,end,text\na.wav,0,0.1,dạ\na.wav,-1,0.1,dạ\na.wav,0,0.1\na.wav,0,soon,x\n",
+        encoding="utf-8",
+    )
+    for source, good, reasons in (
+        (folder / "m.csv", 1, ["start must be", "has 3 cells, the first line 4", "end must be"]),
+        (folder, 1, ["the name is not UTF-8"]),
+    ):
+        refused = data("import", source, tmp_path / "out.jsonl")
+        assert refused.returncode == 1 and "--max-bad" in refused.stderr
+        done = data("import", source, tmp_path / "out.jsonl", "--max-bad", 0.8, "--json")
+        assert done.returncode == 0, done.stderr
+        shown = json.loads(done.stdout)
+        assert (shown["cuts"], shown["set_aside"]) == (good, len(reasons))
+        aside = rows_of(tmp_path / "out.quarantine.jsonl")
+        assert all(reason in row["reason"] for reason, row in zip(reasons, aside, strict=True))
+        assert [row["line"] for row in aside] == ([3, 4, 5] if len(aside) == 3 else [0])
+        (tmp_path / "out.jsonl").unlink()
+    with pytest.raises(DataError, match=r"m\.csv:3: start must be"):
+        load_manifest(folder / "m.csv")
+    assert len(load_manifest(folder)) == 1  # with a warning
