@@ -183,7 +183,8 @@ class RecognitionHead(Head):
     def calibrate(self, outputs: Any, labels: Sequence[Any]) -> dict[str, Any]:
         """Fit word confidences on dev and return what they were worth there before and after.
 
-        The result, also kept in `calibration`: `words` (the regression), `before` and `after` with `nce`, `ece`.
+        The result, also kept in `calibration`: `words` (the regression), `nce_before`, `ece_before`, `nce_after`,
+        `ece_after` (NCE None where all words were right, or all wrong), `words_on_dev`, `right_on_dev`.
 
         Args:
             outputs: of `forward` on dev, one or several batches.
@@ -202,10 +203,14 @@ class RecognitionHead(Head):
                 found.append((posteriors, log_probs, matches([x.word for x in spans], truth)))
         posteriors, log_probs, correct = (np.concatenate(x) for x in zip(*found, strict=True))
         fitted = fit_word_calibration(posteriors, log_probs, correct)
+        before = confidence_scores(posteriors, correct)
+        after = confidence_scores(fitted.of(posteriors, log_probs), correct)
         self.calibration = {
             "words": fitted._asdict(),
-            "before": confidence_scores(posteriors, correct),
-            "after": confidence_scores(fitted.of(posteriors, log_probs), correct),
+            **{f"{name}_before": before[name] for name in ("nce", "ece")},
+            **{f"{name}_after": after[name] for name in ("nce", "ece")},
+            "words_on_dev": after["words"],
+            "right_on_dev": after["right"],
         }
         return self.calibration
 
