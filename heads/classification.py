@@ -19,7 +19,7 @@ from heads.pooling import PoolState
 from heads.registry import register_head
 from trunkline.errors import ConfigError, UsageError
 from trunkline.log import get_logger
-from trunkline.metrics import expected_calibration_error
+from trunkline.metrics import expected_calibration_error, set_scores
 
 logger = get_logger(__name__)
 
@@ -153,6 +153,9 @@ class ClassificationHead(PooledHead):
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the mean cross-entropy of the items (of their slots, of their labels) and the accuracy.
 
+        Accuracy asks for the whole answer; for slots and sets of labels there is also `micro_f1` of the batch, by which
+        dev can choose where whole answers are rare.
+
         Raises:
             DataError: a label that was not in training, unless `unseen` is "ignore".
         """
@@ -163,8 +166,13 @@ class ClassificationHead(PooledHead):
         items = _cross_entropy(
             output.logits + self.prior, targets, self.space, self.weight, smoothing
         )
-        correct = (_chosen(output.logits, self.space) == targets).all(dim=1)
-        return items.mean(), {"accuracy": float(correct.float().mean())}
+        chosen = _chosen(output.logits, self.space)
+        metrics = {"accuracy": float((chosen == targets).all(dim=1).float().mean())}
+        if self.options.task != "classes":
+            found = [self.space.answer(self._places(row)) for row in chosen.tolist()]
+            truth = [read_answer(label, self.options.task) for label in labels]
+            metrics["micro_f1"] = set_scores(_parts(truth), _parts(found)).micro_f1
+        return items.mean(), metrics
 
     def decode(self, output: Classification) -> list[Classified]:
         """Return answers with calibrated confidences; a turn without frames has no label and confidence 0."""
@@ -321,6 +329,16 @@ def _chosen(logits: Tensor, space: LabelSpace) -> Tensor:
         return (logits > 0).to(torch.float32)
     groups = space.groups.values()
     return torch.stack([logits[:, list(group)].argmax(dim=1) for group in groups], dim=1)
+
+
+def _parts(answers: Sequence[Answer]) -> list[list[str]]:
+    """Return sets of labels, or slots as ``slot=value``."""
+    return [
+        [f"{slot}={value}" for slot, value in answer.items()]
+        if isinstance(answer, dict)
+        else list(answer)
+        for answer in answers
+    ]
 
 
 @register_head("intent")
