@@ -31,7 +31,12 @@ def test_promise_only_after_debt_says_why_it_was_refused():
 
 def test_the_condition_may_lie_many_turns_back():
     table = TransitionTable(LABELS, [PROMISE])
-    rows = [[0.1, 0.9, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0], [0.02, 0.02, 0.96, 0.0]]
+    rows = [
+        [0.1, 0.9, 0.0, 0.0],
+        [0.9, 0.1, 0.0, 0.0],
+        [0.9, 0.1, 0.0, 0.0],
+        [0.02, 0.02, 0.96, 0.0],
+    ]
     assert table.decode(rows).labels == ("debt", "hello", "hello", "promise")
     directly = TransitionTable(LABELS, [Rule("promise", directly_after=("debt",))])
     assert directly.decode(rows).labels == ("debt", "hello", "debt", "promise")

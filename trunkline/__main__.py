@@ -32,7 +32,10 @@ COMMANDS = {
     "verify": ("embstore.verify", "check every file of a store, and its indexes"),
     "stats": ("embstore.stats", "tell what a store holds"),
     "drift": ("embstore.drift", "test whether the vectors of two periods or channels differ"),
-    "cluster-store": ("embstore.cluster", "group a store's vectors, and name the middle of each group"),
+    "cluster-store": (
+        "embstore.cluster",
+        "group a store's vectors, and name the middle of each group",
+    ),
     "plot": ("embstore.plot", "draw a store's vectors on a plane"),
     "telex": ("rescoring.telex", "write Vietnamese in canonical Telex, or read it back"),
     "phonetics": ("rescoring.phonetics", "tell how alike two Vietnamese texts sound, and why"),
