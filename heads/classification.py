@@ -177,7 +177,7 @@ class ClassificationHead(PooledHead):
     def decode(self, output: Classification) -> list[Classified]:
         """Return answers with calibrated confidences; a turn without frames has no label and confidence 0."""
         # In double precision, as `calibrate` had them: a confidence on the threshold is not below it.
-        logits = output.logits.double() / self.calibration.get("temperature", 1.0)
+        logits = output.logits.detach().double() / self.calibration.get("temperature", 1.0)
         probabilities = _probabilities(logits, self.space)
         confidence = _confidence(probabilities, self.space)
         threshold = self.calibration.get("threshold") or 0.0
