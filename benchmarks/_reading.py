@@ -5,6 +5,10 @@ of channels, the sum of all numbers of all vectors, and the vector of call QUERY
 vectors, the sum of durations and the earliest start instead.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# (the engines are installed one at a time, elsewhere)
+
 from __future__ import annotations
 
 import json

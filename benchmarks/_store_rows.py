@@ -91,7 +91,7 @@ def made_frames(count: int, seed: int = 0) -> np.ndarray:
     latent = lfilter(
         [0.44], [1.0, -0.9], generator.standard_normal((count, 64), np.float32), axis=0
     )
-    frames = latent.astype(np.float32) @ generator.standard_normal((64, DIM), np.float32)
+    frames = np.asarray(latent, np.float32) @ generator.standard_normal((64, DIM), np.float32)
     frames -= frames.mean(1, keepdims=True)
     frames /= frames.std(1, keepdims=True)
     frames *= generator.uniform(0.5, 1.5, DIM).astype(np.float32)

@@ -83,9 +83,10 @@ def kmeans(vectors: np.ndarray, clusters: int, *, seed: int = 0) -> Clusters:
     fitted_on = vectors
     if len(vectors) > FIT_ROWS:
         fitted_on = vectors[np.sort(generator.choice(len(vectors), FIT_ROWS, replace=False))]
-    model = MiniBatchKMeans(clusters, batch_size=4096, n_init=5, random_state=seed).fit(fitted_on)
+    model: Any = MiniBatchKMeans
+    fitted = model(clusters, batch_size=4096, n_init=5, random_state=seed).fit(fitted_on)
     labels, distances = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
-    centres = model.cluster_centers_.astype(np.float32)
+    centres = fitted.cluster_centers_.astype(np.float32)
     for first in range(0, len(vectors), 8192):
         rows = slice(first, first + 8192)
         squares = (centres**2).sum(1) - 2 * vectors[rows] @ centres.T
@@ -113,7 +114,8 @@ def hdbscan(vectors: np.ndarray, min_size: int) -> Clusters:
 
     width = min(HDBSCAN_DIM, *vectors.shape)
     flat = PCA(width, random_state=0).fit_transform(vectors)
-    found = HDBSCAN(min_cluster_size=min_size, copy=False).fit_predict(flat).astype(np.int32)
+    model: Any = HDBSCAN
+    found = model(min_cluster_size=min_size, copy=False).fit_predict(flat).astype(np.int32)
     distances = np.full(len(vectors), np.nan, np.float32)
     for label in range(found.max() + 1):
         members = np.flatnonzero(found == label)

@@ -1,5 +1,8 @@
 """`python -m embstore.stats`: what a store holds, how large it is, and how its vectors are spread."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported, so no checker can know them)
+
 from __future__ import annotations
 
 import argparse

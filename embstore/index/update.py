@@ -177,11 +177,8 @@ def merge(store: EmbeddingStore, name: str, sources: Sequence[str]) -> IndexInfo
         load_metric(folder, info.metric, info.dim)
         for folder, info in zip(folders, infos, strict=True)
     ]
-    if any(
-        not np.array_equal(metric.matrix, metrics[0].matrix)
-        for metric in metrics
-        if metric.matrix is not None
-    ):
+    matrices = [metric.matrix for metric in metrics if metric.matrix is not None]
+    if any(not np.array_equal(matrix, matrices[0]) for matrix in matrices):
         raise UsageError(
             "The indexes are whitened by different samples; build all shards of one and the same store."
         )
