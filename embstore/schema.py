@@ -8,6 +8,7 @@ precision, one context. Everything in a file belongs to one space, and its name 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -131,7 +132,7 @@ class Space:
         content = {key: value for key, value in asdict(self).items() if key not in _NO_IDENTITY}
         return content | {"schema": VERSION}
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The name of its folders: the pooling, and 16 digits of a BLAKE2b over `identity`."""
         return f"{self.pooling.partition(':')[0].replace('+', '_')}-{_digest(self.identity)}"

@@ -161,7 +161,8 @@ class Shard:
         vectors: np.ndarray | None = None,
     ) -> None:
         """Add rows to a table; columns that the table does not have are left out, missing ones are null."""
-        schema = schema_of(table, space)
+        writer = self._writer(table, space)
+        schema = writer.schema
         count = len(columns["call_id"])
         arrays: list[pa.Array] = []
         for item in schema:
@@ -171,7 +172,7 @@ class Shard:
                 arrays.append(_column(columns[item.name], item))
             else:
                 arrays.append(pa.nulls(count, item.type))
-        self._writer(table, space).write(pa.Table.from_arrays(arrays, schema=schema))
+        writer.write(pa.Table.from_arrays(arrays, schema=schema))
 
     def frames(
         self, space: Space, call_id: str, cut_id: str, channel: int, start: float
