@@ -55,7 +55,7 @@ SETS = {
     "vi_syllables": Labelled("vi_syllables/manifest.jsonl", ("tone", "text", "speaker")),
     "en_fsdd_digits": Labelled("en_fsdd_digits/manifest.jsonl", ("digit", "speaker")),
     "en_ravdess_emotion": Labelled("en_ravdess_emotion/manifest.jsonl", ("emotion", "gender")),
-    "en_s2i_barista": Labelled("en_s2i_barista/manifest.jsonl", ("intent",)),
+    "en_s2i_barista": Labelled("en_s2i_barista/manifest.jsonl", ("slots.coffeeDrink",)),
     "en_librispeech_mini": Labelled("en_librispeech_mini/manifest.jsonl", ("speaker", "gender")),
     "he_yesno": Labelled("he_yesno/manifest.jsonl"),
     "vi_read_clips": Labelled("vi_read_clips/manifest.jsonl"),
@@ -223,7 +223,7 @@ def precisions(
     label: str, cuts: dict[str, Any], hits: dict[str, dict[str, list[str]]]
 ) -> Iterator[dict[str, Any]]:
     """Yield precision@10 of a label: among all others, and among other speakers where there are some."""
-    of = {cut_id: cut.label(label) for cut_id, cut in cuts.items()}
+    of = {cut_id: _label(cut, label) for cut_id, cut in cuts.items()}
     speakers = {cut_id: cut.speaker for cut_id, cut in cuts.items()}
     among = ["others"]
     if label not in ("speaker", "gender") and len({s for s in speakers.values() if s}) > 1:
@@ -245,6 +245,13 @@ def precisions(
                 "among": which,
                 **_scores(queries, of, speakers, hits, allowed),
             }
+
+
+def _label(cut: Any, name: str) -> Any:
+    """Return a label of a cut; with a dot, what lies in one."""
+    first, _, rest = name.partition(".")
+    value = cut.label(first)
+    return value.get(rest) if rest and isinstance(value, dict) else value
 
 
 def _scores(
