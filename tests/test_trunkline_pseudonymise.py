@@ -24,6 +24,7 @@ KEY = bytes(range(32))
 SPELLED = ["không", "một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín"]
 CARD = "4111111111111111"
 PHONE, ACCOUNT = "0901234567", "19031234567890"
+from trunkline.prepare.pseudonymise import scan
 
 
 def key_file(folder: Path, mode: int = 0o600, content: bytes = KEY) -> Path:
@@ -211,6 +212,13 @@ def test_the_scanner_names_place_and_kind_but_never_the_number(tmp_path: Path):
     assert ("notes.txt", 2, "phone") in places
     assert ACCOUNT not in done.stdout and CARD not in done.stdout
     assert data("scan", tmp_path / "none").returncode == 1
+
+
+def test_the_hash_in_the_name_of_a_cache_is_no_number(tmp_path: Path):
+    write_rows(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "text": "dạ"}])
+    (tmp_path / ".trunkline").mkdir()
+    (tmp_path / ".trunkline/m.jsonl.3112048429107813.arrow").write_bytes(b"\0")
+    assert scan(tmp_path) == []
 
 
 def test_lines_that_are_no_cuts_are_set_aside_without_their_text(tmp_path: Path):

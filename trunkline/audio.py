@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import soundfile
@@ -341,7 +341,8 @@ class _SoundFileReader:
     def __init__(self, path: Path) -> None:
         try:
             # As bytes where the system's names are bytes: one that is no UTF-8 is opened as well.
-            self._file = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
+            name: Any = path if os.name == "nt" else os.fsencode(path)
+            self._file = soundfile.SoundFile(name)
         except soundfile.LibsndfileError as error:
             raise AudioFault(
                 "unreadable", f"{path} is not a recording in a known format ({error.error_string})"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trunkline.manifest import Manifest
 
 MANIFEST = "manifest.jsonl"
+CACHE = ".trunkline"
 # Field -> what kind of thing it names: equal values of one kind get one name.
 NAMED = {
     "id": "id", "call_id": "call", "speaker": "speaker", "phone": "phone", "caller": "phone", "callee": "phone",
@@ -121,9 +122,11 @@ def scan(path: Path) -> list[Row]:
     root = path.parent if path.is_file() else path
     found = []
     for file in log.progress(files, description="scanning", unit="files"):
+        if CACHE in file.relative_to(root).parts:
+            continue  # made of the manifest beside it; its name holds a hash
         name = str(file.relative_to(root))
         found += [{"file": name, "line": 0, "kind": kind} for kind in private.find_in(name)]
-        if not file.is_file() or ".trunkline" in file.parts or not _is_text(file):
+        if not file.is_file() or not _is_text(file):
             continue
         try:
             with open(file, encoding="utf-8", errors="replace") as lines:
