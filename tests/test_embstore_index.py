@@ -73,8 +73,9 @@ def inverted(store) -> Index:
 def test_a_flat_index_finds_what_brute_force_finds(flat, points):
     queries = vectors(25, seed=5)
     found = flat.search(queries, 10)
-    expected = [[f"call-{n}" for n in row] for row in brute_force(points, queries, 10)]
-    assert names(found, 25) == expected
+    assert names(found, 25) == [
+        [f"call-{n}" for n in row] for row in brute_force(points, queries, 10)
+    ]
     assert found["rank"].to_pylist() == list(range(1, 11)) * 25
     best = (unit(queries[:1]) @ unit(points).T).max()
     assert found["score"][0].as_py() == pytest.approx(best, abs=1e-5)
@@ -111,8 +112,8 @@ def test_a_condition_is_kept_before_the_nearest_are_chosen(flat, inverted, point
 
 
 def test_a_condition_that_nothing_fulfils_finds_nothing(flat, inverted):
-    assert len(flat.search(vectors(2), 5, where="channel = 7")) == 0
-    assert len(inverted.search(vectors(2), 5, where="channel = 7", exact=True)) == 0
+    for index in (flat, inverted):
+        assert not len(index.search(vectors(2), 5, where="channel = 7", exact=True))
 
 
 def test_an_inverted_file_is_tuned_and_says_so(inverted, points):
