@@ -19,12 +19,12 @@ from tests.preparing import ROOT, data, rows_of, write_rows
 from trunkline.manifest import load_manifest
 from trunkline.prepare import private
 from trunkline.prepare.keys import plain_phone, pseudonym
+from trunkline.prepare.pseudonymise import scan
 
 KEY = bytes(range(32))
 SPELLED = ["không", "một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín"]
 CARD = "4111111111111111"
 PHONE, ACCOUNT = "0901234567", "19031234567890"
-from trunkline.prepare.pseudonymise import scan
 
 
 def key_file(folder: Path, mode: int = 0o600, content: bytes = KEY) -> Path:
