@@ -39,7 +39,7 @@ def run_ray(options: ExportOptions, numbers: Sequence[int], address: str) -> Ite
         DependencyError: Ray is not installed.
         StorageError: no cluster at the address, or actors die again and again.
     """
-    ray = _connected(address)
+    ray, connected = _connected(address)
     options = replace(options, threads=options.threads or 1)
     needs = {"num_gpus": 1} if options.device.startswith("cuda") else {"num_cpus": options.threads}
     remote = ray.remote(max_restarts=0, **needs)(ExportActor)
@@ -75,9 +75,12 @@ def run_ray(options: ExportOptions, numbers: Sequence[int], address: str) -> Ite
     finally:
         for actor in [*idle, *(actor for actor, _ in running.values())]:
             ray.kill(actor)
+        if connected:
+            ray.shutdown()
 
 
-def _connected(address: str) -> Any:
+def _connected(address: str) -> tuple[Any, bool]:
+    """Return Ray, and whether it was connected only now."""
     # Ray must not report to its makers, nor serve a page.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
@@ -87,14 +90,14 @@ def _connected(address: str) -> Any:
             "--ray needs the package ray: pip install 'trunkline[scale]'."
         ) from error
     if ray.is_initialized():
-        return ray
+        return ray, False
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address != "auto":
             raise StorageError(f"No Ray cluster at {address}: {error}") from error
         ray.init(include_dashboard=False, log_to_driver=False)
-    return ray
+    return ray, True
 
 
 def _room(ray: Any, needs: dict[str, int]) -> int:

@@ -60,7 +60,11 @@ def test_a_cluster_that_loses_a_node_exports_what_one_process_does(tmp_path, cap
     home = tmp_path / "home"  # Ray writes a token there
     home.mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(home)}
-    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",
+    }
     done = subprocess.run(
         [sys.executable, "-c", CLUSTER, json.dumps(options)],
         env=environment, capture_output=True, text=True, timeout=600,
