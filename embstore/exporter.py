@@ -69,12 +69,12 @@ class Exporter:
         from encoder import Context, load_backbone
         from trunkline.manifest import load_manifest
 
-        self.options = options
         if options.threads:
             import torch
 
             torch.set_num_threads(options.threads)
         self.manifest: Manifest = load_manifest(options.manifest)
+        self.options = options = planning.with_licence(options, self.manifest)
         self.backbone = backbone or load_backbone(options.backbone, device=options.device)
         self.context: Context = Context.parse(options.context)
         self.heads = _heads(options, self.backbone)

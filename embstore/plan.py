@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,7 @@ from embstore.poolings import WIDTHS
 from embstore.schema import FRAMES, Space
 from trunkline import __version__
 from trunkline.errors import DataError, UsageError, nearest
+from trunkline.prepare.licence import NOT_STATED, licences
 from trunkline.rows import FIELDS
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ class ExportOptions:
     """Of torch; 0 leaves it as it is."""
     audio_hash: bool = True
     shard_hours: float = 1.0
+
+
+def with_licence(options: ExportOptions, manifest: Manifest) -> ExportOptions:
+    """Return options that keep the licences of the recordings, if the manifest states any."""
+    stated = set(licences(manifest)) - {NOT_STATED}
+    if not stated or "licence" in options.keep_meta:
+        return options
+    return replace(options, keep_meta=(*options.keep_meta, "licence"))
 
 
 def spaces_of(

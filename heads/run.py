@@ -38,6 +38,7 @@ from trunkline.batching import Batches, BatchPlan
 from trunkline.checkpoint import read_json, write_json
 from trunkline.errors import ConfigError, DataError, StorageError, TrainingError
 from trunkline.log import get_logger
+from trunkline.prepare.licence import NOT_STATED, describe
 from trunkline.report import write_report
 from trunkline.settings import read_settings, settings_to_dict
 from trunkline.training import TrainResult, train
@@ -301,6 +302,11 @@ class HeadsRun:
         self.backbone.to("cpu")
         return result
 
+    def _licence(self) -> str:
+        """Return the licences of the labelled recordings, for the cards of the heads."""
+        stated = (describe(manifest) for manifest in self.train.manifests)
+        return "; ".join(dict.fromkeys(filter(None, stated))) or NOT_STATED
+
     def _stopped(self, result: TrainResult | None) -> dict[str, Any]:
         step = None if result is None else result.step
         return {"stopped": "on a signal; run the same command again to go on", "step": step}
@@ -318,6 +324,7 @@ class HeadsRun:
             "settings": settings_to_dict(self.config),
             "steps": chosen["steps"],
             "dev": chosen["metrics"],
+            "licence": self._licence(),
         }
         source = self._published(training)
         rows = []

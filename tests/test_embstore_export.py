@@ -279,3 +279,14 @@ def test_what_cannot_be_asked_is_answered_in_a_sentence(made, tmp_path, capsys, 
     capsys.readouterr()
     status = export.main([*map(str, words(made, tmp_path / "s")), *more])
     assert status == 2 and message in capsys.readouterr().err
+
+
+def test_the_licence_of_recordings_goes_with_their_vectors(made, tmp_path, capsys):
+    manifest = made[1].with_name("licensed.jsonl")
+    rows = [json.loads(line) for line in made[1].read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps({**row, "licence": "CC BY 4.0"}, ensure_ascii=False) for row in rows]
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    given = ["--manifest", manifest, "--backbone", made[0], "--out", tmp_path / "store"]
+    assert run_export(capsys, *given)[0] == 0
+    store = EmbeddingStore.open(tmp_path / "store")
+    assert column(store, "meta_licence", "calls") == ["CC BY 4.0"] * 7

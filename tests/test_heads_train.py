@@ -64,6 +64,8 @@ def test_a_head_learns_on_kept_frames_and_is_exported(run):
     head = run.head("run")
     assert head.labels.names == ("high", "low", "middle")
     assert "temperature" in head.calibration
+    card = (run.out / "run/heads/intent/README.md").read_text(encoding="utf-8")
+    assert "- licence: not stated" in card
     assert (run.out / "run/report.html").exists()
     assert not list((run.out / "run/heads").rglob("model.safetensors"))
     again = run(*changes)
