@@ -99,6 +99,7 @@ def sweep(store: EmbeddingStore, removed: Removed | None = None) -> Removed:
                 _leave_out(store, gone, removed)
         _clean_errors(store, keys, removed)
         _clean_derived(store, removed)
+        store.log.collect()  # what a writer that died had staged may hold them too
         failpoint("before_swept")
         store.log.commit(
             lambda state, version=version: (

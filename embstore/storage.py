@@ -24,6 +24,7 @@ import pyarrow as pa
 from trunkline.errors import StorageError, TrunklineError
 
 STAGING = "_staging"
+_NEWBORN = 60.0  # seconds
 LEASE = 24 * 3600.0
 """Seconds after which a staged object of a bucket, where nothing can be locked, is nobody's."""
 
@@ -172,8 +173,10 @@ class LocalStorage:
         name = f"{STAGING}/{uuid.uuid4().hex}.part"
         with writing(folder):
             self._folder(folder)
-            handle = os.open(self.root / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            newborn = (self.root / name).with_suffix(".new")
+            handle = os.open(newborn, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            newborn.rename(self.root / name)  # whatever has this name was locked before it had it
         return Staged(name, self.root / name, handle)
 
     def done(self, staged: Staged) -> None:
@@ -209,9 +212,9 @@ class LocalStorage:
             return []
 
     def abandoned(self, name: str) -> bool:
-        """Return whether the lock of a staged file is free, and it is no newborn that is about to be locked.
+        """Return whether the lock of a staged file is free; whatever clocks say, its writer is dead then.
 
-        Clocks play no part in the first, so one that goes backwards cannot make a file look old.
+        Only an empty newborn, which is about to be locked, is told by its age.
         """
         try:
             handle = os.open(self.root / name, os.O_RDWR)
@@ -219,7 +222,8 @@ class LocalStorage:
             return False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return abs(time.time() - os.fstat(handle).st_mtime) > 1.0
+            newborn = name.endswith(".new")
+            return not newborn or abs(time.time() - os.fstat(handle).st_mtime) > _NEWBORN
         except OSError:
             return False
         finally:
