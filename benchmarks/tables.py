@@ -18,6 +18,7 @@ from benchmarks.heads_real_tables import heads_parts
 from benchmarks.prepare_tables import augment_parts, prepare_parts, text_parts
 from benchmarks.pretrain_tables import real_parts, speed_parts, sweep_parts
 from benchmarks.rescoring_tables import report_parts, rescoring_parts
+from benchmarks.torture_tables import torture_parts
 
 RESULTS = Path(__file__).parent / "results"
 Rows = list[dict[str, Any]]
@@ -66,6 +67,7 @@ SECTIONS: dict[str, Parts] = {
     "five_heads": report("Five heads on one 10-minute call (`benchmarks/five_heads.py`)"),
     "store": store_parts,
     "store_retrieval": store_retrieval.tables,
+    "store_torture": torture_parts,
     "readers": readers.tables,
     "prepare": prepare_parts,
     "text_normaliser": text_parts,
