@@ -131,7 +131,7 @@ def frames_size(work: Path) -> Row:
     ours, half = work / "ours.parquet", work / "half.parquet"
     table = _frames_table(rounded)
     pq.write_table(table, ours, row_group_size=8192, **writer_options(table.schema))
-    _write_half(frames, half)
+    _write_half(frames, half, table.drop_columns("v"))
     raw = frames.nbytes
     queries = made_pooled(500, 1)
     vectors = made_pooled(100_000, 2)
@@ -148,14 +148,13 @@ def frames_size(work: Path) -> Row:
     }
 
 
-def _write_half(frames: np.ndarray, path: Path) -> None:
+def _write_half(frames: np.ndarray, path: Path, rest: pa.Table) -> None:
+    """Write frames as native half floats, everything else as the store does."""
     flat = pa.array(frames.astype(np.float16).reshape(-1))
-    column = pa.FixedSizeListArray.from_arrays(flat, DIM)
-    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": False}
-    encoding = {"v.list.element": "BYTE_STREAM_SPLIT"}
-    pq.write_table(
-        pa.table({"v": column}), path, row_group_size=8192, column_encoding=encoding, **options
-    )
+    kind = pa.list_(pa.field("element", pa.float16(), nullable=False), DIM)
+    column = pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    table = rest.append_column(pa.field("v", kind, nullable=False), column)
+    pq.write_table(table, path, row_group_size=8192, **writer_options(table.schema))
 
 
 def frames_write(work: Path) -> Row:
@@ -166,9 +165,12 @@ def frames_write(work: Path) -> Row:
     rest = _frames_table(frames).drop_columns("v")  # an export repeats one id, and makes no strings
 
     def write_ours() -> None:
-        column = vector_column(round_mantissa(frames))
-        table = rest.append_column(schema_of("frames", FRAME_SPACE).field("v"), column)
-        pq.write_table(table, ours, row_group_size=8192, **writer_options(table.schema))
+        schema = schema_of("frames", FRAME_SPACE)
+        with pq.ParquetWriter(ours, schema, **writer_options(schema)) as file:
+            for first in range(0, FRAMES, 8192):  # as the store does: it holds one row group
+                column = vector_column(round_mantissa(frames[first : first + 8192]))
+                piece = rest.slice(first, 8192).append_column(schema.field("v"), column)
+                file.write_table(piece.cast(schema))
         _fsync(ours)
 
     def save() -> None:
@@ -181,12 +183,23 @@ def frames_write(work: Path) -> Row:
             clock = Clock()
             function()
             wall[name].append(clock.wall())
-    seconds = {
-        "ours": cpu_of(write_ours),
-        "half": cpu_of(lambda: _write_half(frames, work / "half.parquet")),
-        "default": cpu_of(lambda: pq.write_table(pa.table({"v": vector_column(frames)}), plain)),
-        "save": cpu_of(save),
-    }
+    default = pa.table({"v": vector_column(frames)})
+    half = work / "half.parquet"
+
+    def write_half() -> None:
+        _write_half(frames, half, rest)
+        _fsync(half)
+
+    def write_default() -> None:
+        pq.write_table(default, plain)
+        _fsync(plain)
+
+    ways: dict[str, Callable[[], object]] = {
+        "ours": write_ours, "half": write_half, "default": write_default, "save": save,
+    }  # fmt: skip
+    # In turns, and the best of five each: what else runs on the machine only ever adds.
+    turns = [{name: cpu_of(way, 1) for name, way in ways.items()} for _ in range(5)]
+    seconds = {name: min(turn[name] for turn in turns) for name in ways}
     return {
         "frames_per_s": FRAMES / seconds["ours"],
         "of_native_half": seconds["half"] / seconds["ours"],
