@@ -248,7 +248,7 @@ def _time_of_commits(folder: Path) -> float:
     began = time.perf_counter()
     _started(exporter, folder / "timed", 0, 1).join()
     shutil.rmtree(folder / "timed")
-    return max(0.02, (time.perf_counter() - began) / 2)
+    return max(0.02, 2 * (time.perf_counter() - began))
 
 
 def _count(path: Path, windows: int) -> Summary:
