@@ -160,7 +160,7 @@ def _changed(exporter: Exporter, arguments: argparse.Namespace) -> list[int]:
     space = exporter.spaces[0]
     changed = changed_cuts(exporter.store, space, exporter.manifest)
     if changed and arguments.refresh and not arguments.dry_run:
-        leave_out(exporter.store, [exporter.keys.pairs[place] for place in changed])
+        leave_out(exporter.store, map(exporter.pair, changed))
     elif changed:
         logger.warning(
             "%d cuts have another recording now than when they were exported, the first %s; they stay as they are. "

@@ -85,19 +85,25 @@ class Exporter:
         self.spaces = [self.store.add_space(space) for space in self.spaces]
         self.keys = planning.keys_of(self.store, self.manifest)
         self.plan = planning.plan(self.manifest, options.shard_hours)
+        self.calls = self.manifest.column("call_id")
         self._durations = self.manifest.durations
 
     def missing(self, place: int) -> list[Space]:
         """Return the spaces that lack a cut."""
-        cut = self.keys.pairs[place][KEY:]
+        cut = self.keys.cuts[place]
         return [space for space in self.spaces if cut not in self.store.state.live(space.name)]
 
     def is_erased(self, place: int) -> bool:
         """Return whether a cut's call or speaker was forgotten."""
         erased = self.store.state.erased
         return bool(erased) and (
-            self.keys.pairs[place][:KEY] in erased or self.keys.speakers[place] in erased
+            self.pair(place)[:KEY] in erased or self.keys.speakers[place] in erased
         )
+
+    def pair(self, place: int) -> bytes:
+        """Return the keys of a cut's call and of the cut."""
+        call = str(self.calls[place])
+        return self.store.log.keys.call(call) + self.keys.cuts[place]
 
     def export_shard(self, number: int) -> ShardReport:
         """Encode and commit what the store lacks of a shard.
@@ -114,7 +120,7 @@ class Exporter:
             if spaces and self.is_erased(place):
                 report.erased += 1
             elif spaces:
-                pair, duration = self.keys.pairs[place], float(self._durations[place])
+                pair, duration = self.pair(place), float(self._durations[place])
                 jobs.append(Job(self.manifest[place], pair, spaces, duration))
         if jobs:
             with self.store.shard() as shard:

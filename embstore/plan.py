@@ -176,9 +176,9 @@ def plan(manifest: Manifest, shard_hours: float) -> Plan:
 
 
 class Keys(NamedTuple):
-    """The keys of a manifest's cuts: pairs of call and cut, and those of speakers (None: unknown)."""
+    """The keys of a manifest's cuts, and those of their speakers (None: unknown)."""
 
-    pairs: list[bytes]
+    cuts: list[bytes]
     speakers: list[bytes | None]
 
 
@@ -190,20 +190,17 @@ def keys_of(store: EmbeddingStore, manifest: Manifest) -> Keys:
     """
     keys = store.log.keys
     channels = np.nan_to_num(manifest.column("channel").astype(np.float64)).astype(np.int64)
-    calls, ids = manifest.column("call_id"), manifest.ids
-    pairs = [
-        keys.pair(call, cut, channel)
-        for call, cut, channel in zip(calls, ids, channels.tolist(), strict=True)
-    ]
-    if len(set(pairs)) != len(pairs):
+    calls, ids = manifest.column("call_id").tolist(), manifest.ids.tolist()
+    cuts = list(map(keys.cut, calls, ids, channels.tolist()))
+    if len(set(cuts)) != len(cuts):
         seen: set[bytes] = set()
-        twice = next(n for n, pair in enumerate(pairs) if pair in seen or seen.add(pair))
+        twice = next(n for n, cut in enumerate(cuts) if cut in seen or seen.add(cut))
         raise DataError(
             f"{manifest.path}: several cuts have the id {ids[twice]!r} in call {calls[twice]!r}; give each its own."
         )
     codes, names = manifest.codes("speaker")
     spoken = [keys.speaker(name) for name in names]
-    return Keys(pairs, [spoken[code] if code >= 0 else None for code in codes])
+    return Keys(cuts, [spoken[code] if code >= 0 else None for code in codes.tolist()])
 
 
 class AudioFacts(NamedTuple):
