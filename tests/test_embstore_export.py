@@ -218,9 +218,13 @@ def test_processes_shards_and_ranks_do_the_same_work(made, tmp_path, capsys, mon
         assert verify(store) == []
         vectors, keys = store.pooled()
         ids = keys.column("cut_id").to_pylist()
-        tables.append({key: row.tobytes() for key, row in zip(ids, vectors, strict=True)})
-        tables[-1]["frames"] = len(column(store, "frame", "frames"))
-    assert all(table == tables[0] for table in tables) and len(tables[0]) == 8
+        order_of_ids = np.argsort(ids)
+        tables.append((sorted(ids), len(column(store, "frame", "frames")), vectors[order_of_ids]))
+    assert len(tables[0][0]) == 7
+    for ids, frames, vectors in tables[1:]:
+        assert (ids, frames) == tables[0][:2]
+        # Processes share the cores among them, and sums of other threads may end in other last bits.
+        np.testing.assert_allclose(vectors, tables[0][2], rtol=0, atol=1e-5)
 
 
 def test_the_walk_begins_where_the_rank_says(monkeypatch):
