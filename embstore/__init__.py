@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embstore.schema import Space
+    from embstore.store import EmbeddingStore
+    from embstore.writer import Committed, Record, Segment
 
 _MODULES = {
     "Committed": "writer",

@@ -188,10 +188,11 @@ def _read_free(value: Any, key: str, origins: Origins) -> dict[str, Any]:
     values = {}
     for name, item in value.items():
         full = f"{key}.{name}"
-        overridden = isinstance(item, str) and _where(full, origins).startswith("override ")
         if isinstance(item, Mapping):
             item = _read_free(item, full, origins)
-        values[str(name)] = _read_text(item, full, origins) if overridden else item
+        elif isinstance(item, str) and _where(full, origins).startswith("override "):
+            item = _read_text(item, full, origins)
+        values[str(name)] = item
     return values
 
 
