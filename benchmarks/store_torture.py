@@ -340,7 +340,7 @@ def full_disk(folder: Path, megabytes: int = 3) -> Summary:
             for number in range(0, 1 << 20, SHARD):
                 added += store.append(SPACE, map(record_of, range(number, number + SHARD))).added
         except StorageError as error:
-            message = str(error)
+            message = str(error).replace(f"{place}/", "")
         seen = look(str(place / "store"))
         faults = len(verify(EmbeddingStore.open(place / "store")))
         staged = len(list((place / "store" / "_staging").iterdir()))

@@ -55,7 +55,8 @@ class LabelSpace:
         names: tuple[str, ...] = tuple(sorted(found))
         if task == "classes" and len(names) < 2:
             raise DataError(
-                f"All {len(answers)} training labels are {', '.join(map(repr, names))}: with one class only there is nothing to learn."
+                f"All {len(answers)} training labels are {', '.join(map(repr, names))}: with one class only "
+                "there is nothing to learn."
             )
         if not names or (len(names) == 1 and found[names[0]] == len(answers)):
             raise DataError(
