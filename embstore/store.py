@@ -1,10 +1,11 @@
 """The store: opened, created, read, added to, and made to forget.
 
-Reading needs neither torch nor FAISS. `search` is found in `embstore.index` when it is called.
+Reading needs neither torch nor FAISS; what searches and what forgets is imported when it is called.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import secrets
@@ -17,16 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embstore.log import CommitLog
-from embstore.schema import (
-    FORMAT,
-    FRAMES,
-    TABLES,
-    VECTORS,
-    VERSION,
-    Space,
-    schema_of,
-    vectors_of,
-)
+from embstore.schema import FORMAT, FRAMES, TABLES, VECTORS, VERSION, Space, schema_of, vectors_of
 from embstore.spaces import Spaces
 from embstore.state import Keys, State, StoredFile
 from embstore.storage import STAGING, LocalStorage, Storage
@@ -36,6 +28,7 @@ from trunkline.errors import DataError, StorageError, UsageError, nearest
 
 if TYPE_CHECKING:
     from embstore.dataset import StoreDataset
+    from embstore.erasure import Removed
 
 STORE = "store.json"
 KEY = "store.key"
@@ -316,6 +309,14 @@ class EmbeddingStore:
         chosen = self._space_of(table, space)
         _picked(schema_of(table, chosen), [*columns, VECTORS], table)
         return StoreDataset(str(self.path), table, chosen.name, columns, where, seed)
+
+    def search(self, queries: np.ndarray, k: int = 10, **options: Any) -> pa.Table:
+        """Return the k nearest rows of each query (queries, dim); options and errors of `embstore.search.search`."""
+        return importlib.import_module("embstore.search").search(self, queries, k, **options)
+
+    def forget(self, calls: Iterable[str] = (), speakers: Iterable[str] = ()) -> Removed:
+        """Remove calls and speakers for good; see `embstore.erasure.forget`."""
+        return importlib.import_module("embstore.erasure").forget(self, calls, speakers)
 
     def is_erased(self, call_id: str, speaker: str | None = None) -> bool:
         """Return whether a call or speaker was forgotten, and must not come again."""

@@ -217,3 +217,12 @@ def test_the_front_door_finds_the_command(store):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 12
+
+
+def test_a_store_in_python_searches_and_forgets(tmp_path):
+    made = store_of(tmp_path / "store", 30)
+    found = made.search(vectors(30)[7], k=3, exact=True)
+    assert found["call_id"].to_pylist()[0] == "call-7"
+    assert made.forget(calls=["call-7"]).tombstones == 1
+    assert "call-7" not in made.search(vectors(30)[7], k=30)["call_id"].to_pylist()
+    assert len(made.pooled()[0]) == 29
