@@ -199,16 +199,8 @@ class _ShardWork:
 
     def _pieces(self, job: Job) -> Iterator[Encoded]:
         from encoder.longform import BLOCK_SECONDS
-        from trunkline import audio
 
-        samples = audio.blocks(
-            job.cut.audio_filepath,
-            channel=job.cut.channel,
-            start=job.cut.start or 0.0,
-            end=job.cut.end,
-            sample_rate=self.backbone.sample_rate,
-            block_seconds=BLOCK_SECONDS,
-        )
+        samples = job.cut.blocks(self.backbone.sample_rate, BLOCK_SECONDS)
         return self.backbone.encode_blocks(
             samples, context=self.exporter.context, layers=self.layers
         )

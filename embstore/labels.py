@@ -6,7 +6,6 @@ Heads run in a pass of their own, as their adapters may bend the trunk; a store'
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from encoder.evaluation import evaluating
 from heads import load_model
 from heads.head import PooledHead
 from heads.session import Line, empty
-from trunkline import audio
 from trunkline.checkpoint import read_json
 from trunkline.errors import UsageError, nearest
 
@@ -70,7 +68,7 @@ class HeadColumns:
         """
         line = Line(self.model, list(self.model.heads))
         with torch.no_grad(), evaluating(*self.model.heads.values()):
-            samples = self._samples(cut)
+            samples = cut.blocks(self.model.backbone.sample_rate)
             for encoded in self.model.trunk.encode_blocks(samples, context=context):
                 line.take(encoded)
             outputs = line.end()
@@ -103,15 +101,6 @@ class HeadColumns:
                     f"{self._poolers[name]}: this head ({head.kind}) knows no speakers."
                 )
             return output.embedding[0].float().cpu().numpy()
-
-    def _samples(self, cut: Cut) -> Iterator[np.ndarray]:
-        return audio.blocks(
-            cut.audio_filepath,
-            channel=cut.channel,
-            start=cut.start or 0.0,
-            end=cut.end,
-            sample_rate=self.model.backbone.sample_rate,
-        )
 
 
 def label_of(result: Any) -> tuple[str | None, float | None, float | None]:

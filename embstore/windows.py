@@ -8,7 +8,6 @@ import re
 from typing import Any
 
 from embstore.poolings import Window
-from trunkline import audio
 from trunkline.errors import DataError, UsageError
 from trunkline.rows import Cut
 
@@ -56,14 +55,7 @@ def windows_of(cut: Cut, duration: float, method: str) -> list[Window]:
 def _speech(cut: Cut) -> list[tuple[float, float]]:
     from trunkline.prepare.vad import speech
 
-    blocks = audio.blocks(
-        cut.audio_filepath,
-        channel=cut.channel,
-        start=cut.start or 0.0,
-        end=cut.end,
-        sample_rate=8000,
-    )
-    return speech(blocks)
+    return speech(cut.blocks(8000))
 
 
 def _share(start: float, end: float, stretches: list[tuple[float, float]]) -> float:

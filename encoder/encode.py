@@ -178,10 +178,11 @@ class _Work:
 
     def _long(self, cut: Cut) -> Exception | None:
         """Encode a cut piece by piece; return why it cannot be read. What cannot be written is raised."""
+        from encoder.longform import BLOCK_SECONDS
+
         file = self.folder.writer(cut)
-        pieces = self.backbone.encode_blocks(
-            self._samples(cut), context=self.context, layers=self.layers
-        )
+        samples = cut.blocks(self.backbone.sample_rate, BLOCK_SECONDS)
+        pieces = self.backbone.encode_blocks(samples, context=self.context, layers=self.layers)
         while True:
             try:
                 encoded = next(pieces, None)
@@ -194,19 +195,6 @@ class _Work:
         file.close()
         self.frames += file.frames
         return None
-
-    def _samples(self, cut: Cut) -> Iterator[np.ndarray]:
-        from encoder.longform import BLOCK_SECONDS
-        from trunkline import audio
-
-        return audio.blocks(
-            cut.audio_filepath,
-            channel=cut.channel,
-            start=cut.start or 0.0,
-            end=cut.end,
-            sample_rate=self.backbone.sample_rate,
-            block_seconds=BLOCK_SECONDS,
-        )
 
     def _array(self, encoded: Encoded) -> np.ndarray:
         frames = encoded.frames[0] if encoded.layers is None else encoded.layers[0, 0]

@@ -18,7 +18,6 @@ from heads.model import MultiHeadModel
 from heads.recognition import RecognitionHead, Word
 from heads.subtitles import FORMATS, SUFFIXES
 from heads.utterances import Utterance, hush, utterances
-from trunkline import audio
 from trunkline import nbest as nbest_files
 from trunkline.checkpoint import read_json, write_json, write_text
 from trunkline.errors import StorageError, UsageError
@@ -132,15 +131,7 @@ class _Levels:
         self._samples = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        blocks = audio.blocks(
-            self._cut.audio_filepath,
-            channel=self._cut.channel,
-            start=self._cut.start or 0.0,
-            end=self._cut.end,
-            sample_rate=self._rate,
-            block_seconds=BLOCK_SECONDS,
-        )
-        for block in blocks:
+        for block in self._cut.blocks(self._rate, BLOCK_SECONDS):
             self._samples += len(block)
             samples = np.abs(np.concatenate([self._rest, block]))
             full = len(samples) // self._hop * self._hop

@@ -15,7 +15,6 @@ import torch
 
 from encoder.config import FeatureConfig
 from encoder.features import FeatureStatistics, LogMel, init_features, step_features
-from trunkline import audio
 from trunkline.checkpoint import read_json, write_folder, write_json
 from trunkline.errors import CheckpointError, DataError, StorageError, TrainingError
 from trunkline.log import get_logger, progress
@@ -29,14 +28,7 @@ BLOCK_SECONDS = 300.0
 
 def cut_audio(cut: Cut, sample_rate: int) -> Iterator[np.ndarray]:
     """Yield the samples of a cut at a rate in blocks of five minutes at most. Raises as `cut_features`."""
-    return audio.blocks(
-        cut.audio_filepath,
-        channel=cut.channel,
-        start=cut.start or 0.0,
-        end=cut.end,
-        sample_rate=sample_rate,
-        block_seconds=BLOCK_SECONDS,
-    )
+    return cut.blocks(sample_rate, BLOCK_SECONDS)
 
 
 def cut_features(cut: Cut, log_mel: LogMel) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,19 @@ class Cut:
             start=self.start or 0.0,
             end=self.end,
             sample_rate=sample_rate,
+        )
+
+    def blocks(
+        self, sample_rate: int | None = None, block_seconds: float = 10.0
+    ) -> Iterator[np.ndarray]:
+        """Yield what `load` returns in blocks (samples,), in bounded memory; raises as `trunkline.audio.blocks`."""
+        return audio.blocks(
+            self.audio_filepath,
+            channel=self.channel,
+            start=self.start or 0.0,
+            end=self.end,
+            sample_rate=sample_rate,
+            block_seconds=block_seconds,
         )
 
     def to_row(self) -> Row:

@@ -169,9 +169,7 @@ def _against_header(cut: Cut, header: audio.AudioInfo) -> Iterator[tuple[str, st
 def _against_samples(cut: Cut) -> list[tuple[str, str]]:
     peak, flat, count = 0.0, 0, 0
     try:
-        for block in audio.blocks(
-            cut.audio_filepath, channel=cut.channel, start=cut.start or 0.0, end=cut.end
-        ):
+        for block in cut.blocks():
             peak = max(peak, float(np.abs(block).max()))
             flat += int(((block[1:] == block[:-1]) & (np.abs(block[1:]) >= _FULL)).sum())
             count += len(block)
