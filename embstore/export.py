@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trunkline import quarantine
 from trunkline.command import Summary, run
-from trunkline.errors import DataError, UsageError
+from trunkline.errors import UsageError
 from trunkline.log import get_logger, progress
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--refresh", action="store_true", help="export again what has changed since")
     option("--no-check-audio", action="store_true", help="do not look whether recordings changed")
     option("--no-audio-hash", action="store_true", help="tell changes by size and time only")
-    option("--max-bad-fraction", type=float, default=0.01, metavar="X",
-           help="stop when more than this share of the cuts cannot be read (0.01, and more than one)")  # fmt: skip
+    quarantine.add_option(parser)
     option(
         "--dry-run",
         action="store_true",
@@ -86,8 +86,9 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
 
     if arguments.workers < 1 or arguments.threads < 0:
         raise UsageError("--workers takes 1 or more, --threads 0 or more.")
-    if arguments.shard_hours <= 0 or not 0 <= arguments.max_bad_fraction <= 1:
-        raise UsageError("--shard-hours must be above 0, --max-bad-fraction a share from 0 to 1.")
+    if arguments.shard_hours <= 0:
+        raise UsageError("--shard-hours must be above 0.")
+    quarantine.check_option(arguments.max_bad_fraction)
     if arguments.layer not in ("last", "mix") and not arguments.layer.isdecimal():
         raise UsageError(f"--layer {arguments.layer}: give the number of a layer, or mix.")
     heads = [tuple(item.partition("=")[::2]) for item in arguments.heads]
@@ -191,7 +192,8 @@ def _follow(
             audio += report.hours
             passed += float(hours[exporter.plan.shards[report.number]].sum())
             bar.advance(len(exporter.plan.shards[report.number]))
-            _check_share(faults, sum(map(len, exporter.plan.shards)), limit)
+            total = sum(map(len, exporter.plan.shards))
+            quarantine.check_share(faults, total, limit, remark="What was exported stays.")
             now = time.perf_counter()
             if now - told > TELL_EVERY:
                 told = now
@@ -253,15 +255,6 @@ def _estimate(exporter: Exporter, todo: Sequence[int]) -> Summary:
         "hours_to_encode": hours,
         "megabytes_estimated": {name: size / 1e6 for name, size in bytes_of.items()},
     }
-
-
-def _check_share(faults: list[dict[str, Any]], total: int, limit: float) -> None:
-    if len(faults) > max(1.0 if limit else 0.0, limit * total) or len(faults) == total:
-        named = " ".join(str(fault["reason"]) for fault in faults[:5])
-        raise DataError(
-            f"{len(faults)} of {total} cuts cannot be read, more than --max-bad-fraction {limit:g} allows: {named} "
-            "What was exported stays. Run `trunkline data check` for the whole list."
-        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trunkline import quarantine
 from trunkline.command import Summary, run
 from trunkline.errors import DataError, DependencyError, StorageError, UsageError
 
@@ -45,13 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--layer", type=int, metavar="N", help="frames of layer N instead of the last one's")
     option("--dtype", default="float32", choices=("float32", "float16"), help="of the files")
     option("--device", default="cpu", help="where the backbone runs: cpu, cuda, ...")
-    option(
-        "--max-bad-fraction",
-        type=float,
-        default=0.01,
-        metavar="X",
-        help="stop when more than this share of the cuts cannot be read (default 0.01, and more than one)",
-    )
+    quarantine.add_option(parser)
     return parser
 
 
@@ -67,8 +62,7 @@ def _encode(arguments: argparse.Namespace) -> Summary:
     from trunkline.training.tracking import locked
 
     context = Context.parse(arguments.context)
-    if not 0 <= arguments.max_bad_fraction <= 1:
-        raise UsageError(f"--max-bad-fraction {arguments.max_bad_fraction} is no share: 0 to 1.")
+    quarantine.check_option(arguments.max_bad_fraction)
     manifest = load_cuts(arguments.source, arguments.channel)
     check_ids(manifest.ids, arguments.source)
     backbone = load_backbone(arguments.backbone, device=arguments.device)
@@ -93,7 +87,7 @@ def _run(work: _Work, manifest: Manifest, arguments: argparse.Namespace) -> Summ
             bar.advance()
             if error is not None:
                 faults.append(work.folder.quarantine(cut, error))
-                _check_share(faults, len(manifest), arguments.max_bad_fraction)
+                quarantine.check_share(faults, len(manifest), arguments.max_bad_fraction)
     seconds = time.perf_counter() - began
     audio = work.frames * work.backbone.frame_shift
     return {
@@ -199,15 +193,6 @@ class _Work:
     def _array(self, encoded: Encoded) -> np.ndarray:
         frames = encoded.frames[0] if encoded.layers is None else encoded.layers[0, 0]
         return frames.float().cpu().numpy().astype(self.dtype)
-
-
-def _check_share(faults: list[dict[str, Any]], total: int, limit: float) -> None:
-    if len(faults) > max(1.0 if limit else 0.0, limit * total) or len(faults) == total:
-        named = " ".join(f"{fault['reason']}" for fault in faults[:5])
-        raise DataError(
-            f"{len(faults)} of {total} cuts cannot be read, more than --max-bad-fraction {limit:g} allows: {named} "
-            "Run `trunkline data check` for the whole list."
-        )
 
 
 if __name__ == "__main__":

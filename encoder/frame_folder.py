@@ -23,6 +23,7 @@ import numpy as np
 
 from trunkline.checkpoint import fsync, read_json, write_json, write_text
 from trunkline.errors import DataError, StorageError, UsageError
+from trunkline.quarantine import fault
 from trunkline.rows import Cut
 
 
@@ -74,8 +75,7 @@ class FrameFolder:
 
     def quarantine(self, cut: Cut, error: Exception) -> dict[str, Any]:
         """Note a cut that cannot be read."""
-        place = {"id": cut.id, "file": str(cut.audio_filepath), "line": cut.line}
-        row = place | {"reason": str(error)}
+        row = fault(cut, error)
         self._append("quarantine.jsonl", row)
         return row
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trunkline.command import Summary, run
 from trunkline.errors import DataError, DependencyError, StorageError, UsageError
+from trunkline.quarantine import fault
 
 if TYPE_CHECKING:
     from encoder import Context
@@ -91,8 +92,7 @@ def _align(arguments: argparse.Namespace) -> Summary:
         try:
             aligned = align(model, head, cut, context)
         except UNREADABLE as error:
-            place = {"id": cut.id, "file": str(cut.audio_filepath), "line": cut.line}
-            faults.append(place | {"reason": str(error)})
+            faults.append(fault(cut, error))
             continue
         found.append((cut.id, aligned))
         told = {"words": aligned.words, "align_score": round(aligned.score, 4)}

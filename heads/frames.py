@@ -28,6 +28,7 @@ from trunkline.checkpoint import read_json, write_folder, write_json
 from trunkline.errors import ConfigError, DataError, StorageError
 from trunkline.log import get_logger, progress
 from trunkline.manifest import Manifest
+from trunkline.quarantine import fault
 from trunkline.rows import Cut
 from trunkline.settings import settings_to_dict
 
@@ -199,8 +200,8 @@ class KeptFrames:
             ends = index["offsets"].tolist()
             for number, cut in enumerate(index["cuts"].tolist()):
                 places[cut] = (frames, ends[number], ends[number + 1])
-            for fault in read_json(path / "part.json")["quarantined"]:
-                self.quarantined[fault["cut"]] = fault
+            for bad in read_json(path / "part.json")["quarantined"]:
+                self.quarantined[bad["cut"]] = bad
             opened.add(path.name)
         return places.keys() | self.quarantined.keys()
 
@@ -284,11 +285,6 @@ def encode(
     lengths = torch.tensor([len(item) for item in features], device=device)
     padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(device)
     return backbone.eval()(padded, lengths, context=context, layers=tuple(layers) or None)
-
-
-def fault(cut: Cut, error: Exception) -> dict[str, Any]:
-    """Describe a cut that cannot be read."""
-    return {"id": cut.id, "file": str(cut.audio_filepath), "line": cut.line, "reason": str(error)}
 
 
 def _told(context: Context) -> str:

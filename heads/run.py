@@ -39,6 +39,7 @@ from trunkline.checkpoint import read_json, write_json
 from trunkline.errors import ConfigError, DataError, StorageError, TrainingError
 from trunkline.log import get_logger
 from trunkline.prepare.licence import NOT_STATED, describe
+from trunkline.quarantine import SETTING, check_share
 from trunkline.report import write_report
 from trunkline.settings import read_settings, settings_to_dict
 from trunkline.training import TrainResult, train
@@ -266,12 +267,8 @@ class HeadsRun:
             good = set(frames.readable(corpus.place[rows]).tolist())
             readable += [int(row) for row in rows if int(corpus.place[row]) in good]
         bad, limit = len(corpus) - len(readable), self.config.train.max_bad_fraction
-        if bad > max(1.0 if limit else 0.0, limit * len(corpus)) or not readable:
-            faults = [fault for frames in kept for fault in frames.quarantined.values()]
-            raise TrainingError(
-                f"{bad} of {len(corpus)} cuts cannot be read, more than train.max_bad_fraction={limit:g} allows: "
-                f"{' '.join(fault['reason'] for fault in faults[:3])} Run `trunkline data check` for the whole list."
-            )
+        faults = [fault for frames in kept for fault in frames.quarantined.values()]
+        check_share(faults, len(corpus), limit, setting=SETTING, error=TrainingError)
         return corpus if not bad else corpus.select(sorted(readable))
 
     def _train(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trunkline import quarantine
 from trunkline.command import Summary, run
 from trunkline.errors import DataError, DependencyError, StorageError, UsageError, nearest
 
@@ -60,13 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--boost", type=float, default=2.0, metavar="X", help="nats a word of a phrase")
     option("--any-trunk", action="store_true", help="take a head of another backbone")
     option("--device", default="cpu", help="where the model runs: cpu, cuda, ...")
-    option(
-        "--max-bad-fraction",
-        type=float,
-        default=0.01,
-        metavar="X",
-        help="stop when more than this share of the cuts cannot be read (default 0.01, and more than one)",
-    )
+    quarantine.add_option(parser)
     return parser
 
 
@@ -84,8 +79,7 @@ def _transcribe(arguments: argparse.Namespace) -> Summary | None:
 
     context = Context.parse(arguments.context)
     formats = _formats(arguments)
-    if not 0 <= arguments.max_bad_fraction <= 1:
-        raise UsageError(f"--max-bad-fraction {arguments.max_bad_fraction} is no share: 0 to 1.")
+    quarantine.check_option(arguments.max_bad_fraction)
     manifest = load_cuts(arguments.source, arguments.channel)
     model = load_model(
         arguments.backbone,
@@ -190,7 +184,7 @@ def _to_folder(
                 found = work.transcribe(cut)
             except UNREADABLE as error:
                 faults.append(folder.quarantine(cut, error))
-                _check_share(faults, len(manifest), arguments.max_bad_fraction)
+                quarantine.check_share(faults, len(manifest), arguments.max_bad_fraction)
                 continue
             folder.write(found)
             done += 1
@@ -210,15 +204,6 @@ def _to_folder(
         "times_real_time": seconds / spent if done else None,
         "tables": {"Quarantined": faults} if faults else {},
     }
-
-
-def _check_share(faults: list[dict[str, Any]], total: int, limit: float) -> None:
-    if len(faults) > max(1.0 if limit else 0.0, limit * total) or len(faults) == total:
-        named = " ".join(f"{fault['reason']}" for fault in faults[:5])
-        raise DataError(
-            f"{len(faults)} of {total} cuts cannot be read, more than --max-bad-fraction {limit:g} allows: {named} "
-            "Run `trunkline data check` for the whole list."
-        )
 
 
 if __name__ == "__main__":

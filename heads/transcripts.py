@@ -22,6 +22,7 @@ from trunkline import nbest as nbest_files
 from trunkline.checkpoint import read_json, write_json, write_text
 from trunkline.errors import StorageError, UsageError
 from trunkline.nbest import NBest
+from trunkline.quarantine import fault
 from trunkline.rows import Cut
 
 SILENCE = 1e-4
@@ -207,12 +208,7 @@ class TranscriptFolder:
 
     def quarantine(self, cut: Cut, error: Exception) -> dict[str, Any]:
         """Note a cut that cannot be read."""
-        row = {
-            "id": cut.id,
-            "file": str(cut.audio_filepath),
-            "line": cut.line,
-            "reason": str(error),
-        }
+        row = fault(cut, error)
         self._append("quarantine.jsonl", row)
         return row
 

@@ -16,7 +16,7 @@ from encoder import Backbone, Context
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
 from encoder.subsampling import num_frames
 from ssl.best_rq import BestRqConfig, RandomQuantiser
-from ssl.corpus import Features, Labels, check_share, cut_audio, cut_features, fault
+from ssl.corpus import Features, Labels, cut_audio, cut_features
 from ssl.correlogram import correlogram_blocks
 from ssl.targets import (
     ClusterHealth,
@@ -28,9 +28,10 @@ from ssl.targets import (
     frame_labels,
     pitch_labels,
 )
-from trunkline.errors import ConfigError, DataError, StorageError
+from trunkline.errors import ConfigError, DataError, StorageError, TrainingError
 from trunkline.log import get_logger, progress
 from trunkline.manifest import Manifest
+from trunkline.quarantine import SETTING, check_share, fault
 
 logger = get_logger(__name__)
 
@@ -78,7 +79,8 @@ class Stretches:
             logger.warning("Left out %s: %s", self.manifest[cut].id, error)
             self.lost[cut] = fault(self.manifest[cut], error)
             bad = [*self.features.quarantined, *self.lost.values()]
-            check_share(bad, len(self.manifest), self.max_bad_fraction)
+            total, limit = len(self.manifest), self.max_bad_fraction
+            check_share(bad, total, limit, setting=SETTING, error=TrainingError)
 
     def _read(self, cut: int) -> Iterator[np.ndarray]:
         frames = num_frames(self.features.length(cut))

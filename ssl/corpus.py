@@ -6,7 +6,7 @@ corpus goes on with the next part. Features are float16 in one flat `.npy` a par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,6 +19,7 @@ from trunkline.checkpoint import read_json, write_folder, write_json
 from trunkline.errors import CheckpointError, DataError, StorageError, TrainingError
 from trunkline.log import get_logger, progress
 from trunkline.manifest import Cut, Manifest
+from trunkline.quarantine import SETTING, check_share, fault
 
 logger = get_logger(__name__)
 
@@ -141,7 +142,8 @@ class Features:
             )
             quarantined += about["quarantined"]
         readable = sum(len(part.indices) for part in parts)
-        check_share(quarantined, readable + len(quarantined), max_bad_fraction)
+        total = readable + len(quarantined)
+        check_share(quarantined, total, max_bad_fraction, setting=SETTING, error=TrainingError)
         if not statistics.count:
             raise DataError(
                 f"No cut has a single frame of speech: all {readable} are shorter than 165 ms."
@@ -220,26 +222,6 @@ def _write_header(file: BinaryIO, kind: str, shape: tuple[int, int]) -> None:
     head = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
     file.seek(0)
     file.write(head + text.ljust(HEADER - 11).encode() + b"\n")
-
-
-def fault(cut: Cut, error: Exception) -> dict[str, Any]:
-    """Describe a cut that cannot be read."""
-    where = {"file": str(cut.audio_filepath), "line": cut.line}
-    return {"id": cut.id, **where, "reason": str(error)}
-
-
-def check_share(quarantined: Sequence[dict[str, Any]], total: int, limit: float) -> None:
-    """Raise a TrainingError if more than `limit` of `total` cuts are bad, or all; one never stops a run, unless 0."""
-    if len(quarantined) > max(1.0 if limit else 0.0, limit * total) or len(quarantined) == total:
-        # A folder's cuts stand in no line; their reasons name the file.
-        lines = [f"line {bad['line']}: " if bad["line"] else "" for bad in quarantined[:5]]
-        named = " ".join(
-            line + bad["reason"] for line, bad in zip(lines, quarantined, strict=False)
-        )
-        raise TrainingError(
-            f"{len(quarantined)} of {total} cuts cannot be read, more than train.max_bad_fraction={limit:g} allows: "
-            f"{named} Run `trunkline data check` for the whole list."
-        )
 
 
 def _plain(config: FeatureConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from encoder import Backbone, Context
 from encoder.config import RECEPTIVE_FIELD, SUBSAMPLING
-from ssl.perturb import random_level, random_line, random_noise, random_voice
+from ssl.perturb import random_gate, random_level, random_line, random_noise, random_voice
 from trunkline.errors import ConfigError, TrainingError
 
 
@@ -38,7 +38,8 @@ class ObjectiveConfig:
     """Features are made louder or softer by up to this many dB; the targets stay those of the original."""
     warp: float = 0.0
     """Frequencies are stretched or squeezed by up to this share, as a vocal tract of another length would."""
-
+    gate: float = 0.0
+    """Share of items whose background is weaker or stronger than it was, as on lines that suppress noise or hiss."""
     channel_db: float = 0.0
     """The line colours what it carries by up to this many dB, smoothly over frequency."""
     noise: float = 0.0
@@ -47,8 +48,11 @@ class ObjectiveConfig:
     """Range of the ratio of an item's energy to that of what is heard beside it, in dB."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise <= 1:
-            raise ConfigError(f"objective.noise={self.noise} is a share between 0 and 1.")
+        for name in ("gate", "noise", "full_context"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"objective.{name}={getattr(self, name)} is a share; choose 0 to 1."
+                )
         if self.snr_db[0] > self.snr_db[1]:
             raise ConfigError(
                 f"objective.snr_db={list(self.snr_db)} is a range; give the lower end first."
@@ -57,8 +61,6 @@ class ObjectiveConfig:
             raise ConfigError("objective.gain_db and objective.channel_db must not be negative.")
         if not 0 <= self.warp <= 0.5:
             raise ConfigError(f"objective.warp={self.warp} is a share; choose 0 to 0.5, e.g. 0.1.")
-        if not 0 <= self.full_context <= 1:
-            raise ConfigError("objective.full_context is a share between 0 and 1.")
         if self.full_context < 1 and not self.contexts:
             raise ConfigError("objective.contexts is empty but objective.full_context is below 1.")
         if (
@@ -168,12 +170,14 @@ class MaskedPrediction(nn.Module):
         return frames
 
     def _perturbed(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Change in training what targets do not depend on: level, line, vocal tract, what is heard beside."""
+        """Change in training what targets do not depend on: voice, background, other sounds, line, level."""
         config = self.config
         if not self.training:
             return features
         if config.warp:
             features = random_voice(features, config.warp, self.backbone.config.features)
+        if config.gate:
+            features = random_gate(features, lengths, config.gate)
         if config.noise:
             features = random_noise(features, lengths, config.noise, config.snr_db)
         if config.channel_db:

@@ -22,6 +22,12 @@ KNOTS = 6
 NOISE_COLOUR_DB = 12.0
 """Spectra of stationary noise differ by up to this many dB from a flat one, either way."""
 
+FLOOR = math.log(torch.finfo(torch.float32).eps)
+"""The least log-mel energy there is, see `encoder.features`."""
+GATE_DB = 20.0
+GATE_SLOPE = 2.5
+"""Quiet bins lie up to so many times as far under the threshold as they did."""
+
 
 def random_level(features: Tensor, decibels: float) -> Tensor:
     """Return features (batch, features, mels) of items louder or softer by up to so many dB."""
@@ -91,6 +97,30 @@ def random_noise(
     mixed = torch.logaddexp(features, stationary + shift[:, None, None])
     chosen = (torch.rand(batch, 1, 1) < probability).to(features.device)
     return torch.where(chosen & valid[..., None], mixed, features)
+
+
+def random_gate(features: Tensor, lengths: Tensor, probability: float) -> Tensor:
+    """Return features in which what lies under the speech of some items is weaker or stronger than it was.
+
+    Some lines suppress whatever is quiet, others hiss: the same word has 20 dB to its background on one and 50 dB on
+    another. Bins below a threshold, 0 to 20 dB under their mean over the item, are moved away from it or towards it.
+
+    Args:
+        features: (batch, features, mels).
+        lengths: (batch,) features that are not padding.
+        probability: share of items that are changed.
+    """
+    batch, time, _ = features.shape
+    valid = torch.arange(time, device=features.device) < lengths[:, None]
+    hidden = features.masked_fill(~valid[..., None], -torch.inf)
+    mean = hidden.logsumexp(dim=1, keepdim=True) - lengths.clamp_min(1).log()[:, None, None]
+    threshold = mean - GATE_DB * DECIBEL * torch.rand(batch, 1, 1).to(features)
+    slope = GATE_SLOPE * torch.rand(batch, 1, 1).to(features)
+    gated = torch.where(
+        features < threshold, torch.lerp(threshold, features, slope), features
+    ).clamp_min(FLOOR)
+    chosen = (torch.rand(batch, 1, 1) < probability).to(features.device)
+    return torch.where(chosen & valid[..., None], gated, features)
 
 
 def _mean_energy(features: Tensor, valid: Tensor) -> Tensor:

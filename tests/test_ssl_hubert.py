@@ -147,7 +147,7 @@ def test_contexts_are_drawn_from_the_settings_with_their_share():
 
 
 @pytest.mark.parametrize(
-    "change", [{"gain_db": 6.0}, {"warp": 0.2}, {"channel_db": 6.0}, {"noise": 1.0}]
+    "change", [{"gain_db": 6.0}, {"warp": 0.2}, {"gate": 1.0}, {"channel_db": 6.0}, {"noise": 1.0}]
 )
 def test_features_are_perturbed_in_training_only(change):
     task = make_task(**change)
@@ -163,6 +163,7 @@ def test_features_are_perturbed_in_training_only(change):
     "wrong",
     [
         {"warp": 0.7},
+        {"gate": 1.5},
         {"noise": 1.5},
         {"noise": -0.1},
         {"snr_db": (10.0, 0.0)},

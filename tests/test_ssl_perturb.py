@@ -9,6 +9,9 @@ from encoder.config import FeatureConfig
 from encoder.features import LogMel
 from ssl.perturb import (
     DECIBEL,
+    FLOOR,
+    GATE_DB,
+    random_gate,
     random_level,
     random_line,
     random_noise,
@@ -118,10 +121,40 @@ def test_an_item_alone_in_its_batch_hears_stationary_noise():
     assert mean_energy(noisy).item() == pytest.approx(mean_energy(features).item() + 3.0, abs=0.3)
 
 
+def test_a_gate_moves_only_what_lies_under_the_speech_either_way():
+    torch.manual_seed(0)
+    features = speech_like(300)
+    lengths = torch.full((300,), features.shape[1])
+    gated = random_gate(features, lengths, 1.0)
+    mean = features.logsumexp(dim=1, keepdim=True) - math.log(features.shape[1])
+    assert torch.equal(gated[features >= mean], features[features >= mean])
+    certain = features < mean - GATE_DB * DECIBEL
+    assert (gated - features)[certain].abs().min() > 0
+    moved = torch.where(certain, gated - features, 0.0).sum(dim=(1, 2))
+    assert 0.3 < (moved > 0).float().mean() < 0.5  # slopes below 1, of 0 to 2.5
+    torch.testing.assert_close(gated.argsort(dim=1)[:, -5:], features.argsort(dim=1)[:, -5:])
+
+
+def test_a_gate_leaves_padding_the_other_items_and_digital_silence():
+    features = speech_like(200)
+    features[:, 10:20] = FLOOR
+    lengths = torch.full((200,), 40)
+    gated = random_gate(features, lengths, 0.3)
+    assert torch.equal(gated[:, 40:], features[:, 40:])
+    assert torch.isfinite(gated).all()
+    assert gated.min() >= FLOOR
+    share = (gated != features).flatten(1).any(dim=1).float().mean().item()
+    assert share == pytest.approx(0.3, abs=0.1)
+
+
 def test_the_same_seed_gives_the_same_perturbations():
     features, lengths = speech_like(8), torch.full((8,), 60)
     found = []
     for _ in range(2):
         torch.manual_seed(5)
-        found.append(random_line(random_noise(features, lengths, 0.5, (0.0, 20.0)), 6.0))
+        found.append(
+            random_line(
+                random_noise(random_gate(features, lengths, 0.5), lengths, 0.5, (0.0, 20.0)), 6.0
+            )
+        )
     assert torch.equal(*found)
