@@ -7,7 +7,6 @@ directory. Every step appears whole, so the same command goes on where an earlie
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -36,8 +35,8 @@ from trunkline.errors import CheckpointError, ConfigError, DataError, UsageError
 from trunkline.log import get_logger
 from trunkline.manifest import Manifest, load_manifest
 from trunkline.report import write_report
-from trunkline.settings import settings_to_dict
-from trunkline.training import TrainResult, train
+from trunkline.settings import changed_settings, settings_to_dict
+from trunkline.training import TrainResult, load_weights, newest_checkpoint, train
 from trunkline.training.config import FREE_ON_RESUME
 from trunkline.training.tracking import locked
 
@@ -160,7 +159,7 @@ class Recipe:
         free = {*FREE, *(f"train.{name}" for name in FREE_ON_RESUME)}
         changed = [
             name
-            for name in _differences(read_json(path), wanted)
+            for name in changed_settings(read_json(path), wanted)
             if name not in free and name.partition(".")[0] not in free
         ]
         if changed:
@@ -315,6 +314,10 @@ class Recipe:
             },
         )
         if result.stopped == "finished" and self.rank == 0:
+            if settings.ema:  # what was validated is what is exported
+                last = newest_checkpoint(self._folder(number) / "run" / "checkpoints")
+                assert last is not None
+                task.load_state_dict(load_weights(last, ema=True))
             self._export(number, task.backbone, result, labels)
         return result
 
@@ -385,15 +388,3 @@ class Recipe:
         fingerprint = load_backbone(source).fingerprint
         assert fingerprint is not None
         return fingerprint
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Name the settings that differ, with dots."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [
-            name
-            for key in keys
-            for name in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if json.loads(json.dumps(old)) == json.loads(json.dumps(new)) else [path]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 
-from encoder import Backbone, BackboneConfig, FeatureConfig
+from encoder import Backbone, BackboneConfig, Context, FeatureConfig
 
 TINY = BackboneConfig(
     dim=16,
@@ -17,6 +18,20 @@ TINY = BackboneConfig(
     conv_channels=4,
     features=FeatureConfig(num_mels=15),
 )
+
+CONTEXTS = [
+    Context(4, 6, 0),
+    Context(3, 4, 2),
+    Context(2, 3, 9),
+    Context(50, 0, 1),
+    Context(1, 5, 3),
+    Context(1, 0, 0),
+    Context(8, 0, 0),
+    Context(5, 2, 7),
+    Context(16, 40, 6),
+]
+"""What a frame may see: every case of chunks, left context and look-ahead."""
+contexts = st.builds(Context, st.integers(1, 12), st.integers(0, 20), st.integers(0, 16))
 
 
 def strong_backbone(seed: int = 0, **changes: Any) -> Backbone:

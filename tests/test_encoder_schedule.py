@@ -6,26 +6,13 @@ import math
 
 import pytest
 import torch
-from encoder_backbones import noise, strong_backbone
+from encoder_backbones import CONTEXTS, contexts, noise, strong_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from encoder import Context
 from encoder.schedule import all_progress, given_frames, progress
-
-CONTEXTS = [
-    Context(4, 6, 0),
-    Context(3, 4, 2),
-    Context(2, 3, 9),
-    Context(50, 0, 1),
-    Context(1, 5, 3),
-    Context(1, 0, 0),
-    Context(8, 0, 0),
-    Context(5, 2, 7),
-    Context(16, 40, 6),
-]
-contexts = st.builds(Context, st.integers(1, 12), st.integers(0, 20), st.integers(0, 16))
 
 
 @pytest.mark.parametrize("limits", [*CONTEXTS, Context(32, 40, 24), Context(64, 128, 128)], ids=str)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from encoder_backbones import noise, strong_backbone
+from encoder_backbones import CONTEXTS, contexts, noise, strong_backbone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_encoder_golden import GOLDEN, SETTINGS, assert_equal, context, vectors
@@ -25,19 +25,6 @@ from encoder import (
 )
 from encoder.subsampling import num_frames
 from trunkline.errors import ConfigError, DataError, UsageError
-
-CONTEXTS = [
-    Context(4, 6, 0),
-    Context(3, 4, 2),
-    Context(2, 3, 9),
-    Context(50, 0, 1),
-    Context(1, 5, 3),
-    Context(1, 0, 0),
-    Context(8, 0, 0),
-    Context(5, 2, 7),
-    Context(16, 40, 6),
-]
-contexts = st.builds(Context, st.integers(1, 12), st.integers(0, 20), st.integers(0, 16))
 
 
 def alone(backbone: Backbone, features: Tensor, context: Context):

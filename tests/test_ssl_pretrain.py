@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+import torch
 from pretraining import ROOT, arguments, command, fingerprint, finished, write_calls
 
 from encoder import load_backbone
 from ssl.cluster import main as cluster
 from ssl.config import PretrainConfig
 from ssl.pretrain import main as pretrain
-from trunkline.training import newest_checkpoint
+from trunkline.training import load_weights, newest_checkpoint
 
 SEVERAL_CHECKPOINTS = "train.checkpoint_every=2"
 
@@ -80,6 +81,19 @@ def test_the_run_leaves_health_metrics_and_a_report(unbroken):
     assert "iteration-1/run" in report
     assert "perplexity" in report
     assert "<svg" in report
+
+
+@pytest.mark.slow
+def test_a_running_average_is_what_is_exported(calls, tmp_path):
+    out = tmp_path / "run"
+    more = ("train.ema=0.5", "iterations=[{steps: 3}]", "--quiet")
+    assert pretrain([*arguments(calls, out), *more]) == 0
+    last = newest_checkpoint(out / "iteration-0/run/checkpoints")
+    averaged, raw = (load_weights(last, ema=ema) for ema in (True, False))
+    weights = load_backbone(out / "backbone").state_dict()
+    for name, value in weights.items():
+        assert torch.equal(value, averaged[f"backbone.{name}"]), name
+    assert any(not torch.equal(value, raw[f"backbone.{name}"]) for name, value in weights.items())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ that says where it stands (file and line, or the override), what is wrong and, f
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,20 @@ def settings_to_yaml(settings: Any) -> str:
     import yaml
 
     return yaml.safe_dump(settings_to_dict(settings), sort_keys=False, allow_unicode=True)
+
+
+def changed_settings(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return the names, with dots, of settings that differ between two trees, as JSON would keep them."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [
+            name
+            for key in keys
+            for name in changed_settings(
+                old.get(key), new.get(key), f"{path}.{key}" if path else key
+            )
+        ]
+    return [] if json.loads(json.dumps(old)) == json.loads(json.dumps(new)) else [path]
 
 
 def describe_settings(cls: type) -> str:
