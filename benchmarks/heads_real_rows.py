@@ -132,22 +132,23 @@ def _rows() -> tuple[Row, ...]:
     rows.append(_frozen(SYLLABLES, "syllables-frozen", "pretrained, frozen"))
     rows.append(_joint())
     houlsby = f"heads.{INTENT.head}.options.adapter.kind=houlsby"
-    rows.append(_learning(INTENT, "intent-adapted-100", "pretrained, adapted", 300, 1.0, houlsby))
-    for share, steps in ((10, 300), (50, 500), (100, 600)):
+    adapted = (houlsby, "train.lr=0.003", "contexts.full=0.7")
+    rows.append(_learning(INTENT, "intent-adapted-100", "pretrained, adapted", 1200, 1.0, *adapted))
+    for share, steps in ((10, 500), (50, 1000), (100, 1200)):
         rows.append(
             _learning(INTENT, f"intent-scratch-{share}", "from scratch", steps, share / 100)
         )
-    rows.append(_learning(INTENT, "intent-learning-10", "pretrained, learning", 200, 0.1))
+    rows.append(_learning(INTENT, "intent-learning-10", "pretrained, learning", 500, 0.1))
     syllable = "heads.ctc.options.tokenizer.kind=syllables"
     kinds: tuple[tuple[Trunk, str], ...] = (
         ("pretrained, learning", "learning"),
         ("from scratch", "scratch"),
     )
     for trunk, short in kinds:
-        rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 500))
-        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 300))
+        rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 1500))
+        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 1000))
         name = f"commands-{short}-syllables"
-        rows.append(_learning(COMMANDS, name, trunk, 300, 1.0, syllable))
+        rows.append(_learning(COMMANDS, name, trunk, 1000, 1.0, syllable))
     return tuple(rows)
 
 

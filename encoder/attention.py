@@ -20,6 +20,8 @@ from encoder.masks import Window, attention_mask, chunk_windows, visible_range
 QUERY_BLOCK = 512
 SCORES = 1 << 19
 """Scores of all heads that are computed at once where no gradient is needed: 2 MB, so that they stay in the cache."""
+LARGE = 32
+"""Queries from which on bfloat16 products of matrices pay; torch's fused attention takes twice as long."""
 
 LONGEST_TABLE = 4096
 """Offsets of the longest table of positions that is kept from one step to the next."""
@@ -56,15 +58,24 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
     )
 
 
+def _attend_in_halves(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attend in bfloat16 by two products; the softmax between them is computed in float32, and rounded."""
+    lead, dim = query.shape[:2], query.shape[-1]
+    query = (query * dim**-0.5).flatten(0, 1)
+    key, value, bias = key.flatten(0, 1), value.flatten(0, 1), bias.flatten(0, 1)
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2))
+    return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, lead)
+
+
 class Positions(NamedTuple):
-    """``W_pos PE(r) / sqrt(head dim)`` for r = top, top - 1, ...: `table` (heads, offsets, head dim)."""
+    """``W_pos PE(r) / sqrt(head dim)`` for r = top, top - 1, ...: `table` (heads, head dim, offsets)."""
 
     top: int
     table: Tensor
 
     def between(self, highest: int, lowest: int) -> Tensor:
         """Return (heads, head dim, offsets) for the offsets from `highest` down to `lowest`."""
-        return self.table[:, self.top - highest : self.top - lowest + 1].transpose(1, 2)
+        return self.table[:, :, self.top - highest : self.top - lowest + 1]
 
 
 class _Memo(NamedTuple):
@@ -212,18 +223,17 @@ class RelativeAttention(nn.Module):
         if visible is not None:
             # A finite value, so that a padded query that sees no key gives numbers instead of NaN.
             bias = bias.masked_fill(~visible, -1e4 if bias.dtype == torch.float16 else -1e30)
+        query = query + self.pos_bias_u[:, None]
+        if query.dtype == torch.bfloat16 and queries >= LARGE and not torch.is_grad_enabled():
+            return _attend_in_halves(query, key, value, bias)
         return functional.scaled_dot_product_attention(
-            query + self.pos_bias_u[:, None],
-            key,
-            value,
-            attn_mask=bias,
-            dropout_p=self.dropout if self.training else 0.0,
+            query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
         )
 
     def _positions(self, top: int, bottom: int, like: Tensor) -> Positions:
         table = relative_positions(top, bottom, self.pos_bias_u.numel(), like)
-        table = self.linear_pos(table).unflatten(-1, (self.heads, -1)).transpose(0, 1)
-        return Positions(top, table.contiguous() / math.sqrt(table.shape[2]))
+        table = self.linear_pos(table).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
+        return Positions(top, table.contiguous() / math.sqrt(table.shape[1]))
 
     def _heads(self, frames: Tensor) -> Tensor:
         """Return (batch, heads, frames, head dim), a view."""

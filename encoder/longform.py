@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from encoder.backbone import Backbone
     from encoder.shared import SharedTrunk
 
-BLOCK_FRAMES = 512
-"""Frames of one step: enough for fast matrix products, few enough for the cache."""
+BLOCK_FRAMES = 768
+"""Frames of one step, a minute: enough for fast matrix products, few enough for the cache."""
 BLOCK_SECONDS = 10.0
 """Audio that is decoded and made features at once."""
 LONGEST_FULL = 45_000

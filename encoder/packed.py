@@ -130,7 +130,8 @@ class Int8Linear(_Fixed):
         """Return inputs (rows, inputs) as bytes."""
         # bfloat16 has too few digits for the sum.
         scaled = torch.add(self.half_above_zero, rows.float(), alpha=1 / self.scale)
-        return scaled.clamp_(0, 255).to(torch.uint8)
+        # By way of int16: torch converts float32 to uint8 one number at a time.
+        return scaled.clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
     def product(self, rounded: Tensor, then: Int8Linear | None = None) -> Tensor:
         """Return outputs (rows, outputs) of bytes (rows, inputs): as `dtype`, or as the bytes that `then` takes."""
