@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from trunkline import checkpoint
 from trunkline.checkpoint import read_json, sha256_file, write_folder, write_json, write_text
 from trunkline.errors import CheckpointError, DependencyError, StorageError
 
@@ -31,6 +33,39 @@ def test_a_folder_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert (target / "a").read_text() == "second"
     with pytest.raises(StorageError, match="exists already"), write_folder(target):
         raise AssertionError
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_replaced_is_whole_before_and_after_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    if not at_once:  # a system without renameat2
+        monkeypatch.setattr(checkpoint, "_exchange", lambda first, second: False)
+    for number in range(3):
+        with write_folder(tmp_path / "run", overwrite=True) as folder:
+            write_text(folder / "number", str(number))
+        assert (tmp_path / "run" / "number").read_text() == str(number)
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux swaps two folders in one step")
+def test_a_kill_while_a_folder_is_replaced_never_leaves_its_name_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "run"
+    with write_folder(target) as folder:
+        write_text(folder / "number", "0")
+    rename = Path.rename
+
+    def renamed_then_killed(self: Path, new: Path) -> None:
+        rename(self, new)
+        if self.is_relative_to(target) or new.is_relative_to(target):
+            pytest.fail("The folder was replaced in more than one step.")
+
+    with write_folder(target, overwrite=True) as folder:
+        write_text(folder / "number", "1")
+        monkeypatch.setattr(Path, "rename", renamed_then_killed)
+    assert (target / "number").read_text() == "1"
 
 
 def test_a_full_disk_is_told_in_a_sentence_that_names_the_folder(tmp_path: Path) -> None:

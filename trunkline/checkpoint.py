@@ -7,17 +7,22 @@ resumed run) never sees half a checkpoint, and a full disk leaves what was there
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from trunkline.errors import CheckpointError, StorageError, TrunklineError
+
+RENAME_EXCHANGE = 2
+"""Of Linux's renameat2(2)."""
 
 
 @contextlib.contextmanager
@@ -55,8 +60,11 @@ def write_folder(target: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 
 def _swap(temporary: Path, target: Path) -> None:
+    """Put a folder in the place of another one, which is gone then, or is what `temporary` holds."""
     if not target.exists():
         temporary.rename(target)
+        return
+    if _exchange(temporary, target):
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
     target.rename(old / target.name)
@@ -67,6 +75,15 @@ def _swap(temporary: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step, so that a kill never leaves a name without one; False where none offers that."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(first.absolute()), os.fsencode(second.absolute())
+    return renameat2 is not None and renameat2(-1, names[0], -1, names[1], RENAME_EXCHANGE) == 0
 
 
 @contextlib.contextmanager
