@@ -209,7 +209,7 @@ def _rewrite(
             same = all(state.files.get(file.path) == file for file in files)
             return commit._replace(files=tuple(file for file, _ in new)) if same else None
 
-        if store.log.commit(build) is None:
+        if store.log.commit(build, [staged for _, staged in new]) is None:
             return False
     finally:
         store.log.drop([staged for _, staged in new])  # releases those that were committed

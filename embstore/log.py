@@ -1,6 +1,6 @@
 """The commit log: numbered entries that are created or not, and what follows from them.
 
-    stage      bytes into `_staging/`, flushed, with their SHA-256
+    stage      bytes into `_staging/`, with their SHA-256; all files of a commit are flushed at once
     commit     `_log/<next number>.json`, created if absent; where it is taken: read it, check again, take the next
     publish    each staged file is renamed to its place
     open       read the log; a staged file that an entry names is published now
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,11 +77,16 @@ class CommitLog:
             self._last_time = max(self._last_time, str(entry.get("at", "")))
             self.state.apply(self.state.version + 1, commit)
 
-    def commit(self, build: Callable[[State], Commit | None]) -> int | None:
+    def commit(
+        self, build: Callable[[State], Commit | None], staged: Iterable[Staged] = ()
+    ) -> int | None:
         """Add what `build` makes of the newest state; return its version, None where it makes nothing.
 
-        Whatever others add meanwhile, `build` is asked again, so what it checks holds when the entry is there.
+        Whatever others add meanwhile, `build` is asked again, so what it checks holds when the entry is there. The
+        staged files that the entry names are durable before it is.
         """
+        self.storage.done(staged)
+        failpoint("staged")
         while True:
             self.refresh()
             commit = build(self.state)
@@ -109,15 +114,15 @@ class CommitLog:
 
     def publish(self, files: tuple[StoredFile, ...]) -> None:
         """Give committed files their names."""
-        for file in files:
-            self.storage.move(file.staged, file.path)
-            failpoint("published_one")
+        self.storage.move((file.staged, file.path) for file in files)
 
     def roll_forward(self) -> int:
         """Publish what was committed and not published; return the number of files."""
         waiting = set(self.storage.list(STAGING))
+        if not waiting:
+            return 0
         late = [file for file in self.state.files.values() if file.staged in waiting]
-        return sum(self.storage.move(file.staged, file.path) for file in late) if waiting else 0
+        return self.storage.move((file.staged, file.path) for file in late)
 
     def collect(self) -> int:
         """Remove staged files that no entry names and no living process holds; return their number."""

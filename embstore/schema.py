@@ -133,6 +133,11 @@ class Space:
         return content | {"schema": VERSION}
 
     @functools.cached_property
+    def config(self) -> str:
+        """`identity` as JSON, which every file of the space says."""
+        return json.dumps(self.identity, sort_keys=True)
+
+    @functools.cached_property
     def name(self) -> str:
         """The name of its folders: the pooling, and 16 digits of a BLAKE2b over `identity`."""
         return f"{self.pooling.partition(':')[0].replace('+', '_')}-{_digest(self.identity)}"
@@ -183,7 +188,7 @@ def schema_of(table: str, space: Space | None = None) -> pa.Schema:
         metadata |= {
             "trunkline.space": space.name,
             "trunkline.fingerprint": space.backbone,
-            "trunkline.config": json.dumps(space.identity, sort_keys=True),
+            "trunkline.config": space.config,
         }
         if table in ("pooled", "segments", "frames"):
             fields.append(pa.field(VECTORS, vector_type(space.dim), False))

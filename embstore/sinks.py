@@ -44,7 +44,6 @@ class NpySink:
 
     def __init__(self, storage: Storage, space: Space, pair: bytes) -> None:
         self.space, self.pair = space, pair
-        self._storage = storage
         self.staged = storage.stage()
         self._rows = 0
         try:
@@ -69,7 +68,6 @@ class NpySink:
             )  # numpy leaves room for a longer first axis: the header keeps its length
             self._header()
             self._file.close()
-        self._storage.done(self.staged)
         size, digest = self.staged.path.stat().st_size, sha256_file(self.staged.path)
         path = npy_name(self.space.name, self.pair)
         return StoredFile(path, "npy", self.space.name, self._rows, size, digest, self.staged.name)

@@ -52,10 +52,11 @@ class Spaces:
 
     def add(self, space: Space) -> Space:
         """Create the file of a space, or compare with the one that is there; raises UsageError."""
-        name = f"{FOLDER}/{space.name}.json"
-        data = json.dumps(space.to_json(), indent=2, ensure_ascii=False) + "\n"
-        if space.name not in self._known and not self._storage.create(name, data.encode()):
-            self._known[space.name] = self._read(name)
+        if space.name not in self._known:
+            name = f"{FOLDER}/{space.name}.json"
+            data = json.dumps(space.to_json(), indent=2, ensure_ascii=False) + "\n"
+            if not self._storage.create(name, data.encode()):
+                self._known[space.name] = self._read(name)
         known = self._known.setdefault(space.name, space)
         for what in ("columns", "settings"):
             there, asked = dict(getattr(known, what)), dict(getattr(space, what))

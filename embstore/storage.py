@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,8 @@ import pyarrow as pa
 from trunkline.errors import StorageError, TrunklineError
 
 STAGING = "_staging"
+SYNCS = 8
+"""Files and folders that are flushed at a time."""
 _NEWBORN = 60.0  # seconds
 LEASE = 24 * 3600.0
 """Seconds after which a staged object of a bucket, where nothing can be locked, is nobody's."""
@@ -40,17 +44,14 @@ class Staged:
 
     def __init__(self, name: str, path: Path, handle: int) -> None:
         self.name, self.path = name, path
-        self._handle = handle
-
-    def sync(self) -> None:
-        """Wait until the disk has the bytes."""
-        sync(self._handle)
+        self.handle = handle
+        self.durable = False
 
     def release(self) -> None:
         """Give up the lock that tells others that somebody still needs the file."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
 
     def drop(self) -> None:
         """Remove the file, which no entry names."""
@@ -78,12 +79,12 @@ class Storage(Protocol):
         """Begin a staged file, to be written at its `path`."""
         ...
 
-    def done(self, staged: Staged) -> None:
-        """Make the bytes of a staged file durable under its staged name."""
+    def done(self, staged: Iterable[Staged]) -> None:
+        """Make the bytes of staged files durable under their staged names."""
         ...
 
-    def move(self, source: str, target: str) -> bool:
-        """Give a staged file its name, replacing what is there; return False where the source is gone."""
+    def move(self, moves: Iterable[tuple[str, str]]) -> int:
+        """Give each staged file its name, replacing what is there; return how many sources were not gone."""
         ...
 
     def remove(self, name: str) -> None:
@@ -116,8 +117,36 @@ def writing(place: object) -> Iterator[None]:
         raise StorageError(f"Cannot write {place}: {reason}.") from error
 
 
-def sync(handle: int) -> None:
-    """Flush a file or folder to the disk itself (macOS only does so when asked in its own way)."""
+def sync(handles: Sequence[int]) -> None:
+    """Flush files and folders to the disk itself, all at once: a disk that is asked once answers once."""
+    others = [_threads().submit(_sync, handle) for handle in handles[1:]]
+    for handle in handles[:1]:
+        _sync(handle)
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(SYNCS - 1, "sync")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of the threads
+
+
+def sync_folders(paths: Iterable[Path], handles: Sequence[int] = ()) -> None:
+    """Flush folders, and whatever else there is to flush with them."""
+    folders: list[int] = []
+    try:
+        folders += (os.open(path, os.O_RDONLY) for path in paths)
+        sync([*handles, *folders])
+    finally:
+        for folder in folders:
+            os.close(folder)
+
+
+def _sync(handle: int) -> None:
+    # macOS only flushes the disk's own cache when asked in its own way.
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is None:
         os.fsync(handle)
@@ -147,12 +176,12 @@ class LocalStorage:
             staged = self.stage()
             try:
                 if not private:
-                    staged.path.chmod(0o644)
+                    os.fchmod(staged.handle, 0o644)
                 staged.path.write_bytes(data)
-                staged.sync()
+                sync([staged.handle])
                 failpoint("entry_written")
                 os.link(staged.path, target)
-                self._sync_folder(target.parent)
+                sync_folders([target.parent])
             except FileExistsError:
                 return False
             except OSError as error:
@@ -179,24 +208,31 @@ class LocalStorage:
             newborn.rename(self.root / name)  # whatever has this name was locked before it had it
         return Staged(name, self.root / name, handle)
 
-    def done(self, staged: Staged) -> None:
-        """Make a staged file durable."""
-        with writing(staged.path):
-            staged.path.chmod(0o644)
-            staged.sync()
-            self._sync_folder(staged.path.parent)
+    def done(self, staged: Iterable[Staged]) -> None:
+        """Make staged files durable, with the folder that has their names."""
+        new = [each for each in staged if not each.durable]
+        if not new:
+            return
+        with writing(self.root / STAGING):
+            for each in new:
+                os.fchmod(each.handle, 0o644)
+            sync_folders([self.root / STAGING], [each.handle for each in new])
+        for each in new:
+            each.durable = True
 
-    def move(self, source: str, target: str) -> bool:
-        """Give a staged file its name by rename(2)."""
-        path = self.root / target
-        with writing(path):
-            self._folder(path.parent)
-            try:
+    def move(self, moves: Iterable[tuple[str, str]]) -> int:
+        """Give staged files their names by rename(2)."""
+        moved: list[Path] = []
+        for source, target in moves:
+            path = self.root / target
+            with writing(path), contextlib.suppress(FileNotFoundError):
+                self._folder(path.parent)
                 os.replace(self.root / source, path)
-            except FileNotFoundError:
-                return False
-            self._sync_folder(path.parent)
-        return True
+                moved.append(path.parent)
+            failpoint("published_one")
+        with writing(self.root):
+            sync_folders(dict.fromkeys(moved))
+        return len(moved)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -234,15 +270,7 @@ class LocalStorage:
             return
         self._folder(path.parent)
         path.mkdir(exist_ok=True)
-        self._sync_folder(path.parent)
-
-    @staticmethod
-    def _sync_folder(path: Path) -> None:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            sync(handle)
-        finally:
-            os.close(handle)
+        sync_folders([path.parent])
 
 
 class Bucket(Protocol):
@@ -311,16 +339,22 @@ class ObjectStorage:
         handle, path = tempfile.mkstemp(prefix="embstore-", suffix=".part")
         return _Upload(f"{STAGING}/{uuid.uuid4().hex}.part", Path(path), handle, self.bucket)
 
-    def done(self, staged: Staged) -> None:
-        """Upload a staged object."""
-        self.bucket.put(staged.name, staged.path.read_bytes())
+    def done(self, staged: Iterable[Staged]) -> None:
+        """Upload staged objects."""
+        for each in staged:
+            if not each.durable:
+                self.bucket.put(each.name, each.path.read_bytes())
+                each.durable = True
 
-    def move(self, source: str, target: str) -> bool:
-        """Give a staged object its name."""
-        if not self.bucket.copy(source, target):
-            return False
-        self.bucket.delete(source)
-        return True
+    def move(self, moves: Iterable[tuple[str, str]]) -> int:
+        """Give staged objects their names."""
+        moved = 0
+        for source, target in moves:
+            if self.bucket.copy(source, target):
+                self.bucket.delete(source)
+                moved += 1
+            failpoint("published_one")
+        return moved
 
     def remove(self, name: str) -> None:
         """Remove an object."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from embstore.schema import ROW_GROUP, writer_options
 from embstore.state import Keys, StoredFile
-from embstore.storage import Staged, Storage, failpoint, writing
+from embstore.storage import Staged, Storage, writing
 from trunkline.checkpoint import sha256_file
 from trunkline.errors import DataError
 
@@ -52,7 +52,7 @@ class TableWriter:
             self._held = joined.num_rows - whole
 
     def finish(self, path: str, table: str, space: str) -> StoredFile:
-        """Close the file, wait for the disk, read it back, and say what it is."""
+        """Close the file, read it back, and say what it is; the commit that names it waits for the disk."""
         with writing(self.staged.path):
             if self._held or not self.rows:
                 joined = pa.concat_tables([self.schema.empty_table(), *self._waiting])
@@ -65,8 +65,6 @@ class TableWriter:
         if found != self.rows:
             raise DataError(f"{path}: {self.rows} rows were written and {found} are there.")
         size = self.staged.path.stat().st_size
-        self.storage.done(self.staged)
-        failpoint("staged")
         return StoredFile(path, table, space, self.rows, size, digest, self.staged.name)
 
     def discard(self) -> None:

@@ -213,7 +213,10 @@ class Shard:
         erased = already = 0
         while True:
             conflicts: dict[str, set[bytes]] = {}
-            version = self._log.commit(lambda state, found=conflicts: self._entry(state, found))
+            staged = [each for _, each in self._files]
+            version = self._log.commit(
+                lambda state, found=conflicts: self._entry(state, found), staged
+            )
             if not conflicts:
                 break
             forgotten = self._log.state.erased
