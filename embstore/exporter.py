@@ -18,7 +18,7 @@ from embstore import plan as planning
 from embstore.cut_sinks import CutSinks, Job
 from embstore.layers import layer_frames, wanted_layers
 from embstore.plan import ExportOptions
-from embstore.schema import Space
+from embstore.schema import Space, all_finite
 from embstore.state import KEY
 from embstore.store import EmbeddingStore
 from embstore.windows import windows_of
@@ -247,7 +247,7 @@ class _ShardWork:
     def _frames(self, encoded: Encoded, job: Job) -> np.ndarray:
         """Return (frames, dim) float32 of the layer that is wanted."""
         array = layer_frames(encoded, self.options.layer)
-        if not np.isfinite(array.sum(dtype=np.float64)):
+        if not all_finite(array):
             raise DataError(f"The backbone gave NaN or infinite frames of cut {job.cut.id!r}.")
         return array
 

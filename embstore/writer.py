@@ -16,6 +16,7 @@ from embstore.schema import (
     FRAMES,
     VECTORS,
     Space,
+    all_finite,
     round_mantissa,
     schema_of,
     vector_column,
@@ -328,6 +329,6 @@ def _checked(vectors: np.ndarray | None, count: int, space: Space) -> np.ndarray
     if vectors is None or shape != (count, space.dim):
         raise DataError(f"{space.name} takes vectors ({count}, {space.dim}), not {shape}.")
     values = round_mantissa(np.asarray(vectors, np.float32), space.precision)
-    if not np.isfinite(values.sum(dtype=np.float64)):
+    if not all_finite(values):
         raise DataError(f"{space.name} takes finite vectors; these hold NaN or infinite values.")
     return values
