@@ -30,6 +30,12 @@ class CTCOptions(RecognitionOptions):
             raise ConfigError(f"hidden={self.hidden} must be 0 or more.")
 
 
+class LiveText(NamedTuple):
+    """What was said on a live line until now; its end may still change."""
+
+    text: str
+
+
 class CTCOutput(NamedTuple):
     """What the CTC head says of each frame."""
 
@@ -94,6 +100,15 @@ class CTCHead(FrameHead, RecognitionHead):
             transcripts(search(self.ctc_table(output, item)), self.tokenizer)
             for item in range(len(output.lengths))
         ]
+
+    def init_live(self) -> BeamState:
+        """Return the state of a live text; see `begin_text`."""
+        return self.begin_text()
+
+    def live(self, output: CTCOutput, state: BeamState) -> tuple[LiveText, BeamState]:
+        """Return all of the text so far, by the CTC, and the new state; see `step_text`."""
+        text, state = self.step_text(output, state)
+        return LiveText(text), state
 
     def begin_text(self) -> BeamState:
         """Return the state of a live text of which nothing has been heard."""

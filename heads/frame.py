@@ -25,6 +25,8 @@ from trunkline.errors import ConfigError, DataError, nearest
 
 UNLABELLED = -100
 """Target of a frame that nothing is known of."""
+_TOUCHING = 1e-3
+"""Seconds: stretches that are not farther from each other follow one another."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,23 @@ class Stretch(NamedTuple):
     start: float
     end: float
     confidence: float
+
+
+def merged(found: Iterable[Stretch]) -> list[Stretch]:
+    """Return stretches in order of time with neighbours of one class put together.
+
+    Of what a live line gave piece by piece this makes the stretches of the whole.
+    """
+    whole: list[Stretch] = []
+    for one in found:
+        last = whole[-1] if whole else None
+        if last is None or last.name != one.name or one.start - last.end > _TOUCHING:
+            whole.append(one)
+            continue
+        before, now = last.end - last.start, one.end - one.start
+        sure = (before * last.confidence + now * one.confidence) / (before + now)
+        whole[-1] = Stretch(one.name, last.start, one.end, sure)
+    return whole
 
 
 class FrameClassifier(FrameHead):

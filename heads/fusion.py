@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trunkline.errors import DataError
+from trunkline.errors import DataError, UsageError, nearest
 
 
 class VectorFusion(nn.Module):
@@ -46,7 +46,7 @@ def read_vectors(values: Sequence[Any], dim: int) -> Tensor:
         if value is None:
             continue
         try:
-            row = torch.tensor(value, dtype=torch.float32)
+            row = torch.as_tensor(value, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"A fusion vector is no list of numbers: {str(value)[:60]!r}."
@@ -58,3 +58,26 @@ def read_vectors(values: Sequence[Any], dim: int) -> Tensor:
             )
         rows[index] = row
     return rows
+
+
+def vectors_by_head(
+    heads: Mapping[str, nn.Module], given: Mapping[str, Any] | None
+) -> dict[str, Tensor]:
+    """Return the vector (1, dim) of each head that `given` names; a missing vector, None, is a row of NaN.
+
+    Raises:
+        UsageError: no such head, or one that was made without fusion. DataError: as `read_vectors`.
+    """
+    found = {}
+    for name, value in (given or {}).items():
+        if name not in heads:
+            raise UsageError(f"A vector is given for {name!r}, no head here.{nearest(name, heads)}")
+        read = getattr(heads[name], "vectors", None)
+        vectors = None if read is None else read([value])
+        if vectors is None:
+            raise UsageError(
+                f"A vector is given for {name!r}, a head without fusion; train it with the options vector and "
+                "vector_dim."
+            )
+        found[name] = vectors.to(next(heads[name].parameters()).device)
+    return found

@@ -184,6 +184,13 @@ class Head(nn.Module):
         """Return one result per item: a str, number, dict or NamedTuple of such, that `json` can write."""
         raise NotImplementedError
 
+    def hush(self, output: Any, silent: Tensor) -> Any:
+        """Return the output of one recording (batch 1) of which `silent` (frames,) bool tells what heard no sound.
+
+        A head that would make an answer of digital silence says here what it answers instead.
+        """
+        return output
+
     def begin_step(self, step: int, total: int) -> None:
         """Learn that update `step` (from 0) of `total` begins; heads with a schedule of their own use it."""
 
@@ -198,6 +205,16 @@ class Head(nn.Module):
     def finish(self, state: Any) -> Any | None:
         """End the streams; return the output that is known only now, or None if the steps gave everything."""
         return self.forward(join_encoded(state.pieces, self.trunk.dim, self._layer_count()))
+
+    def init_live(self) -> Any:
+        """Return what `live` has to remember of a live line on which nothing has been said."""
+
+    def live(self, output: Any, state: Any) -> tuple[Any, Any]:
+        """Return what a live line shows of the output of its newest step, and what to remember.
+
+        By default that is the result for the new frames alone, without a memory.
+        """
+        return self.decode(output)[0], state
 
     def join(self, outputs: Sequence[Any]) -> Any:
         """Return what `forward` gives for the whole, from what the steps and the end of a stream gave."""
@@ -323,6 +340,12 @@ class PooledHead(Head):
     def finish(self, state: Any) -> Any:
         """Return the output for everything the streams have said."""
         return self.classify(self.pool.finish(state), state.lengths)
+
+    def hush(self, output: Any, silent: Tensor) -> Any:
+        """Return the output of a recording without any sound as one that rests on no frames, others as they are."""
+        if not len(silent) or not bool(silent.all()) or "lengths" not in output._fields:
+            return output
+        return output._replace(lengths=torch.zeros_like(output.lengths))
 
 
 def join_encoded(pieces: Sequence[Encoded], dim: int, layers: int) -> Encoded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from trunkline.log import get_logger
 
 LIVE = Context(8, 40, 0)
 """Context of a live line by default: chunks of 0.64 s that see 3.2 s of the past."""
+
+Vectors: TypeAlias = "Mapping[str, Any] | None"
+"""A vector (vector_dim,) for each head that fuses one with the sound, by the head's name; None is a missing one."""
 
 logger = get_logger(__name__)
 
@@ -112,17 +115,18 @@ class MultiHeadModel(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         heads: Iterable[str] | None = None,
+        vectors: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Return the output (batch 1) of every head, or of some, for a recording of any length.
 
         Memory grows by what the heads keep: nothing for heads that pool, an output per frame for heads that answer
-        for each. Arguments and errors are those of `Backbone.encode`.
+        for each. Arguments and errors are those of `Backbone.encode`; of `vectors` see `Line`.
         """
         names = list(self.heads) if heads is None else [*heads]
-        line = Line(self, names)
+        line = Line(self, names, vectors=vectors)
         with torch.no_grad(), evaluating(*self.heads.values()):
-            trunk = self._trunk_of(names)
-            for encoded in trunk.encode_blocks(audio, channel=channel, context=context):
+            samples = line.hear(self.backbone.audio_blocks(audio, channel))
+            for encoded in self._trunk_of(names).encode_blocks(samples, context=context):
                 line.take(encoded)
             if line.frames:
                 self._check_adapters(names)
@@ -135,12 +139,25 @@ class MultiHeadModel(nn.Module):
         channel: int | str | None = None,
         context: Context = Context.full(),
         heads: Iterable[str] | None = None,
+        vectors: Vectors | Sequence[Vectors] = None,
     ) -> Any:
-        """Return the result of every head, or of some, for a recording: {name: result}; for a list, a list of those."""
-        if isinstance(audio, list | tuple):
-            return self._batch(audio, channel, context, heads)
-        outputs = self.outputs(audio, channel=channel, context=context, heads=heads)
-        return self.decode(outputs)
+        """Return the result of every head, or of some, for a recording: {name: result}; for a list, a list of those.
+
+        Of `vectors` see `classify`.
+        """
+        if not isinstance(audio, list | tuple):
+            if vectors is not None and not isinstance(vectors, Mapping):
+                raise UsageError("vectors: give {head: vector} for one recording.")
+            outputs = self.outputs(
+                audio, channel=channel, context=context, heads=heads, vectors=vectors
+            )
+            return self.decode(outputs)
+        each = [None] * len(audio) if vectors is None else vectors
+        if isinstance(each, Mapping) or len(each) != len(audio):
+            raise UsageError(
+                "vectors: for a list of recordings give a list as long of {head: vector} or None."
+            )
+        return self._batch(audio, channel, context, heads, each)
 
     def decode(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the results of outputs of batch 1, by head."""
@@ -173,10 +190,24 @@ class MultiHeadModel(nn.Module):
         *,
         channel: int | str | None = None,
         context: Context = Context.full(),
+        vectors: Vectors | Sequence[Vectors] = None,
     ) -> Any:
-        """Return the answers of all heads that classify or measure, {name: result}; see `transcribe`."""
+        """Return the answers of all heads that classify or measure, {name: result}; see `transcribe`.
+
+        Where nothing was heard (no frame at all, or digital silence only) the answer is None.
+
+        Args:
+            audio: as `transcribe` takes it, like `channel` and `context`.
+            channel: of a file.
+            context: what each frame may see.
+            vectors: {head: vector} for heads that fuse one (text, context) with the sound, for a list of recordings a
+                list of those. A head whose vector is not given, or None, answers from the sound alone.
+
+        Raises:
+            UsageError: a vector for a head that takes none. DataError: a vector that does not fit; as `transcribe`.
+        """
         names = self._used_for("classify")
-        return self.run(audio, channel=channel, context=context, heads=names)
+        return self.run(audio, channel=channel, context=context, heads=names, vectors=vectors)
 
     def track(
         self,
@@ -206,9 +237,15 @@ class MultiHeadModel(nn.Module):
             else np.asarray(found, np.float32)
         )
 
-    def stream(self, context: Context = LIVE, *, sample_rate: int | None = None) -> HeadSession:
-        """Return a session for one live voice; see `HeadSession`."""
-        return HeadSession(self, context, sample_rate=sample_rate)
+    def stream(
+        self,
+        context: Context = LIVE,
+        *,
+        sample_rate: int | None = None,
+        vectors: Vectors = None,
+    ) -> HeadSession:
+        """Return a session for one live voice; see `HeadSession`, and of `vectors` `classify`."""
+        return HeadSession(self, context, sample_rate=sample_rate, vectors=vectors)
 
     def _one(self, use: str, audio: Any, channel: Any, context: Context, head: str | None) -> Any:
         names = self._used_for(use)
@@ -241,13 +278,22 @@ class MultiHeadModel(nn.Module):
         return SharedTrunk(self.backbone, branches)
 
     def _batch(
-        self, items: Sequence[Audio], channel: Any, context: Context, heads: Iterable[str] | None
+        self,
+        items: Sequence[Audio],
+        channel: Any,
+        context: Context,
+        heads: Iterable[str] | None,
+        vectors: Sequence[Vectors],
     ) -> list[dict[str, Any]]:
         names = list(self.heads) if heads is None else [*heads]
-        lines = [Line(self, names) for _ in items]
+        lines = [Line(self, names, vectors=own) for own in vectors]
         with torch.no_grad(), evaluating(*self.heads.values()):
+            samples = (
+                line.hear(self.backbone.audio_blocks(item, channel))
+                for line, item in zip(lines, items, strict=True)
+            )
             trunk = self._trunk_of(names)
-            for number, encoded in trunk.batch_blocks(items, channel=channel, context=context):
+            for number, encoded in trunk.batch_blocks(samples, context=context):
                 lines[number].take(encoded)
             if any(line.frames for line in lines):
                 self._check_adapters(names)

@@ -6,12 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from encoder import Backbone, Context, Encoded
 from encoder.evaluation import evaluating
 from encoder.shared import Branch, SharedTrunk
 from heads.head import Head, PooledHead
 from heads.label_space import LabelSpace
+from heads.levels import silent_frames
 from heads.predictions import Prediction, as_json, kind_of, prediction
 from trunkline.errors import DataError, StorageError, UsageError, nearest
 from trunkline.log import progress
@@ -124,12 +126,12 @@ def predict(
         if unlabelled or any(labels[place] is not None for labels in truth.values())
     ]
     with torch.inference_mode(), evaluating(*heads.values()):
-        for place, ways in _encoded(trunk, items, wanted, context, found.left_out):
+        for place, ways, silent in _encoded(trunk, items, wanted, context, found.left_out):
             for (name, head), turns in zip(heads.items(), ways, strict=True):
                 label = truth[name][place]
                 if label is None and name not in unlabelled:
                     continue
-                result = _result(head, turns, items[place])
+                result = _result(head, turns, items[place], silent)
                 _keep(found, name, head, items[place], label, result, context_name, where)
     if wanted and len(found.left_out) == len(wanted):
         raise DataError(f"{where}: no cut could be read. The first: {found.left_out[0]['reason']}")
@@ -192,15 +194,16 @@ def _keep(
         raise DataError(f"{where}:{cut.line}: the label of {name!r}: {error}") from error
 
 
-def _result(head: Head, turns: Sequence[Encoded], item: Item) -> Any:
+def _result(head: Head, turns: Sequence[Encoded], item: Item, silent: Tensor) -> Any:
     vectors = getattr(head, "vectors", None)
     key = getattr(head.options, "vector", "")
     if vectors is not None and key:
         found = [cut.label(key) for cut in item.turns]
         if len(turns) == 1:
-            return head.decode(head(turns[0], vectors(found)))[0]  # type: ignore[operator]
+            output = head(turns[0], vectors(found))  # type: ignore[operator]
+            return head.decode(head.hush(output, silent))[0]
     output = head(turns[0]) if len(turns) == 1 else over_call(head, turns)  # type: ignore[arg-type]
-    return head.decode(output)[0]
+    return head.decode(head.hush(output, silent))[0]
 
 
 def _encoded(
@@ -209,8 +212,11 @@ def _encoded(
     wanted: Sequence[int],
     context: Context,
     left_out: list[dict[str, str]],
-) -> Iterator[tuple[int, list[list[Encoded]]]]:
-    """Yield each item's number and, for every branch, the frames of its turns; faults go to `left_out`."""
+) -> Iterator[tuple[int, list[list[Encoded]], Tensor]]:
+    """Yield each item's number, for every branch the frames of its turns, and which of all its frames are silent.
+
+    Faults go to `left_out`.
+    """
     batch: list[tuple[int, list[Any]]] = []
     seconds = 0.0
     rate = trunk.backbone.sample_rate
@@ -228,14 +234,18 @@ def _encoded(
 
 def _batch(
     trunk: SharedTrunk, batch: Sequence[tuple[int, list[Any]]], context: Context
-) -> Iterator[tuple[int, list[list[Encoded]]]]:
+) -> Iterator[tuple[int, list[list[Encoded]], Tensor]]:
     flat = [waveform for _, waveforms in batch for waveform in waveforms]
     encoded = trunk.encode_batch(flat, context=context)
     first = 0
     for place, waveforms in batch:
         turns = encoded[first : first + len(waveforms)]
         first += len(waveforms)
-        yield place, [list(branch) for branch in zip(*turns, strict=True)]
+        silent = [
+            silent_frames(trunk.backbone, waveform, int(ways[0].lengths[0]))
+            for waveform, ways in zip(waveforms, turns, strict=True)
+        ]
+        yield place, [list(branch) for branch in zip(*turns, strict=True)], torch.cat(silent)
 
 
 def _check_labelled(

@@ -154,6 +154,16 @@ class RecognitionHead(Head):
         """Return the N-best list of each item, best first, at least one hypothesis."""
         raise NotImplementedError
 
+    def hush(self, output: Any, silent: Tensor) -> Any:
+        """Return the output with blanks only where a frame heard nothing: silence is never written as text."""
+        if not bool(silent.any()):
+            return output
+        log_probs = output.log_probs.clone()
+        rows = silent.nonzero()[:, 0].to(log_probs.device)
+        log_probs[0, rows] = -torch.inf
+        log_probs[0, rows, self.tokenizer.blank] = 0.0
+        return output._replace(log_probs=log_probs)
+
     def decode(self, output: Any) -> list[Transcription]:
         """Return the transcript of each item, with times and confidences; a long one is cut at its pauses."""
         results = []

@@ -17,16 +17,13 @@ from heads.decoding import to_nbest
 from heads.model import MultiHeadModel
 from heads.recognition import RecognitionHead, Word
 from heads.subtitles import FORMATS, SUFFIXES
-from heads.utterances import Utterance, hush, utterances
+from heads.utterances import Utterance, utterances
 from trunkline import nbest as nbest_files
 from trunkline.checkpoint import read_json, write_json, write_text
 from trunkline.errors import StorageError, UsageError
 from trunkline.nbest import NBest
 from trunkline.quarantine import fault
 from trunkline.rows import Cut
-
-SILENCE = 1e-4
-"""Samples below this (-80 dBFS) are no sound: a closed microphone, a muted line."""
 
 
 class Transcript(NamedTuple):
@@ -87,23 +84,20 @@ class Transcriber:
 
     def transcribe(self, cut: Cut) -> Transcript:
         """Return what was said in a cut; raises as `trunkline.audio.blocks` does."""
-        levels = _Levels(cut, self.model.backbone.sample_rate, self._hop)
-        output = self.model.outputs(iter(levels), context=self.context)["text"]
-        quiet = levels.quiet(int(output.lengths[0]), self._reach)
-        output = hush(output, 0, quiet, self.head.tokenizer.blank)
+        rate, samples = self.model.backbone.sample_rate, 0
+
+        def blocks() -> Iterator[np.ndarray]:
+            nonlocal samples
+            for block in cut.blocks(rate, BLOCK_SECONDS):
+                samples += len(block)
+                yield block
+
+        output = self.model.outputs(blocks(), context=self.context)["text"]
         begins = cut.start or 0.0
         if begins:
             output = output._replace(times=output.times + begins)
         found = [x for x in utterances(self.head, output) if x.transcription.words]
-        return Transcript(cut, levels.seconds, tuple(found), tuple(self._nbest(cut, found)))
-
-    @property
-    def _hop(self) -> int:
-        return round(self.model.backbone.frame_shift * self.model.backbone.sample_rate)
-
-    @property
-    def _reach(self) -> int:
-        return -(-self.model.backbone.receptive_field // self._hop)
+        return Transcript(cut, samples / rate, tuple(found), tuple(self._nbest(cut, found)))
 
     def _nbest(self, cut: Cut, found: Sequence[Utterance]) -> Iterator[NBest]:
         context = None
@@ -120,37 +114,6 @@ class Transcriber:
                 lm=lm,
             )
             context = utterance.transcription.text
-
-
-class _Levels:
-    """The blocks of a cut on their way to the encoder; notes the peak of every frame's stretch of samples."""
-
-    def __init__(self, cut: Cut, sample_rate: int, hop: int) -> None:
-        self._cut, self._rate, self._hop = cut, sample_rate, hop
-        self._peaks: list[np.ndarray] = []
-        self._rest = np.zeros(0, dtype=np.float32)
-        self._samples = 0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self._cut.blocks(self._rate, BLOCK_SECONDS):
-            self._samples += len(block)
-            samples = np.abs(np.concatenate([self._rest, block]))
-            full = len(samples) // self._hop * self._hop
-            self._peaks.append(samples[:full].reshape(-1, self._hop).max(axis=1, initial=0.0))
-            self._rest = samples[full:]
-            yield block
-
-    @property
-    def seconds(self) -> float:
-        """Audio that went by."""
-        return self._samples / self._rate
-
-    def quiet(self, frames: int, reach: int) -> np.ndarray:
-        """Return (frames,) bool: whether a frame, which is computed from `reach` stretches, heard no sound."""
-        last = self._rest.max(initial=0.0)
-        peaks = np.concatenate([*self._peaks, [last], np.zeros(frames + reach)])
-        windows = np.lib.stride_tricks.sliding_window_view(peaks, reach)[:frames]
-        return windows.max(axis=1, initial=0.0) < SILENCE
 
 
 class TranscriptFolder:

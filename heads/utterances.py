@@ -79,24 +79,6 @@ def pieces(
     return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
 
-def hush(output: Any, item: int, quiet: np.ndarray, blank: int) -> Any:
-    """Return the output with blanks only where a frame heard nothing at all.
-
-    Args:
-        output: of a CTC or attention head.
-        item: of the batch.
-        quiet: (frames,) bool.
-        blank: number of the blank.
-    """
-    if not quiet.any():
-        return output
-    log_probs = output.log_probs.clone()
-    rows = torch.from_numpy(np.flatnonzero(quiet)).to(log_probs.device)
-    log_probs[item, rows] = -torch.inf
-    log_probs[item, rows, blank] = 0.0
-    return output._replace(log_probs=log_probs)
-
-
 def whole(found: Sequence[Utterance]) -> tuple[str, float, float]:
     """Return the text, confidence and log probability of all utterances, which are independent of each other."""
     texts = " ".join(x.transcription.text for x in found if x.transcription.text)
