@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from heads.decoding import (
 from heads.decoding.boosting import PhraseBoost
 from heads.decoding.fusion import NgramFusion
 from heads.decoding.joint import CTCPrefixes, JointOptions, joint_search
+from heads.recognition import ctc_items
 from rescoring.lm import load_lm
 from tests.language_models import LMPLZ
 from trunkline.errors import ConfigError, DataError, UsageError
@@ -77,22 +80,28 @@ def test_the_beam_gives_every_text_its_probability_over_all_paths(table):
     assert np.logaddexp.reduce([x.log_prob for x in found]) == pytest.approx(0.0, abs=1e-9)
 
 
-@given(tables, st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
-def test_a_narrow_beam_claims_no_more_than_is_there(table, beam):
+@given(tables, st.integers(1, 6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_narrow_beam_claims_no_more_than_is_there(table, beam, best_only):
     expected = every_text(table, list(range(table.shape[1])))
-    found = PrefixBeamSearch(options=BeamOptions(beam=beam, margin=1e9, nbest=beam))(table)
+    options = BeamOptions(beam=beam, margin=1e9, nbest=beam, best_only=best_only)
+    found = PrefixBeamSearch(options=options)(table)
     assert 1 <= len(found) <= beam
     assert len({x.tokens for x in found}) == len(found)
     for x in found:
         assert x.log_prob <= expected[x.tokens] + 1e-9
 
 
-@given(st.integers(0, 10**6), st.lists(st.integers(0, 9), max_size=8), st.integers(1, 20))
-@settings(max_examples=40, deadline=None)
-def test_a_stream_in_any_pieces_gives_exactly_what_the_whole_gives(seed, cuts, beam):
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(0, 9), max_size=8),
+    st.integers(1, 20),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_stream_in_any_pieces_gives_exactly_what_the_whole_gives(seed, cuts, beam, best_only):
     table = log_probs(seed, sum(cuts), 6, 2.0)
-    search = PrefixBeamSearch(options=BeamOptions(beam=beam))
+    search = PrefixBeamSearch(options=BeamOptions(beam=beam, best_only=best_only))
     state = search.begin()
     at = 0
     for size in cuts:
@@ -100,6 +109,38 @@ def test_a_stream_in_any_pieces_gives_exactly_what_the_whole_gives(seed, cuts, b
         at += size
     assert search.finish(state) == search(table)
     assert search.partial(state) == max(search(table), key=lambda x: x.score).tokens
+
+
+def exactly(table: np.ndarray, tokens: Sequence[int]) -> float:
+    """ln P of a token sequence by the forward algorithm."""
+    losses, _ = ctc_items(
+        torch.from_numpy(table)[None], torch.tensor([len(table)]), [list(tokens)], 0
+    )
+    return -float(losses[0]) * len(tokens)
+
+
+def test_a_search_for_the_best_text_alone_finds_likelier_ones_with_the_same_beam():
+    """Prefixes with the same ending do not crowd out the others."""
+    gained = []
+    for seed in range(40):
+        table = log_probs(seed, 30, 6, 1.0)
+        every, best = (
+            PrefixBeamSearch(options=BeamOptions(beam=3, margin=1e9, best_only=only))(table)[0]
+            for only in (False, True)
+        )
+        gained.append(exactly(table, best.tokens) - exactly(table, every.tokens))
+    assert np.mean(gained) > 0.1
+    assert np.mean(np.array(gained) >= 0) > 0.7
+
+
+def test_beside_a_scorer_all_prefixes_stay():
+    table = letters(3, 12)
+    scorer = PhraseBoost(["ab"], LETTERS, boost=2.0)
+    every, best = (
+        PrefixBeamSearch(options=BeamOptions(best_only=only), scorers=[scorer])(table)
+        for only in (False, True)
+    )
+    assert every == best
 
 
 def test_a_step_leaves_the_state_it_was_given_as_it_is():

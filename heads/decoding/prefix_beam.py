@@ -32,12 +32,17 @@ class BeamOptions:
         margin: symbols of a frame more than this many nats below its best one extend no prefix.
         symbols: at most so many symbols of a frame extend prefixes, the best ones.
         nbest: how many token sequences are returned.
+        best_only: look for the best sequence alone. Of prefixes that end in the same token, and so have the same
+            futures, only those are kept that no other one beats; the beam then has room for other endings. What else
+            is returned is no N-best list, and probabilities may lack paths. Scorers tell prefixes apart that end
+            alike, so it does nothing beside them.
     """
 
     beam: int = 16
     margin: float = 8.0
     symbols: int = 40
     nbest: int = 10
+    best_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("beam", "symbols", "nbest"):
@@ -183,6 +188,7 @@ class _Beam:
 
     def __init__(self, search: PrefixBeamSearch, state: BeamState, symbols: int) -> None:
         self.width, self.scorers = search.options.beam, search.scorers
+        self.best_only = search.options.best_only and not self.scorers
         self.trie, self.nodes, self.parents, self.last = state[:4]
         self.p_blank, self.p_label, self.bonus, self.states = state[4:8]
         self.log_scale = state.log_scale
@@ -239,6 +245,8 @@ class _Beam:
         self, stay_blank: np.ndarray, stay_label: np.ndarray, extended: np.ndarray, ids: np.ndarray
     ) -> None:
         """Keep the best of the prefixes as they are and of their extensions (prefixes, symbols)."""
+        if self.best_only:
+            self._drop_beaten(stay_blank, stay_label, extended, ids)
         count = len(stay_blank)
         probs = np.concatenate([stay_blank + stay_label, extended.ravel()])
         bonus = self._bonus(ids) if self.scorers else None
@@ -258,6 +266,31 @@ class _Beam:
         if len(new) or len(stays) < count:
             self._rename(stays, sources, ids[columns])
         self._rescale(probs[kept])
+
+    def _drop_beaten(
+        self, stay_blank: np.ndarray, stay_label: np.ndarray, extended: np.ndarray, ids: np.ndarray
+    ) -> None:
+        """Set to 0 what another candidate with the same last token beats, in both parts of the probability."""
+        best = extended.argmax(axis=0)
+        kept = extended[best, self.numbers[: len(ids)]]
+        total = stay_blank + stay_label
+        beaten = (
+            (self.last[:, None] == self.last)
+            & (stay_blank[:, None] >= stay_blank)
+            & (stay_label[:, None] >= stay_label)
+            & (total[:, None] > total)
+        ).any(axis=0)
+        # An extension has no path that ends in a blank.
+        self.place[ids] = self.numbers[: len(ids)]
+        columns = self.place[self.last]
+        self.place[ids] = -1
+        there = columns >= 0
+        rival = np.zeros(len(ids))
+        np.maximum.at(rival, columns[there], stay_label[there])
+        kept[rival >= kept] = 0.0
+        extended[:] = 0.0
+        extended[best, self.numbers[: len(ids)]] = kept
+        stay_blank[beaten] = stay_label[beaten] = 0.0
 
     def _rename(self, stays: np.ndarray, sources: np.ndarray, tokens: np.ndarray) -> None:
         parents = self.nodes[sources]
