@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from encoder import Backbone, Encoded
 from encoder.masks import length_mask
+from encoder.shared import Branch, SharedTrunk
 from heads.adapter import Adapter
 from heads.config import HeadsConfig
 from heads.data import Batch
@@ -134,27 +135,36 @@ class JointTask(nn.Module):
 
     def outputs(self, batch: Batch) -> Iterator[tuple[str, Any, list[Any]]]:
         """Yield (name, output, labels) of each head, for the items that have its label."""
-        shared: Encoded | None = None
-        for name, module in self.heads.items():
-            assert isinstance(module, Head)
-            labels = batch["labels"][name]
-            chosen = [i for i, label in enumerate(labels) if label is not None]
-            if not chosen:
-                continue
-            if batch["frames"] is not None:
-                encoded = self._kept(batch, module, chosen)
-            elif module.adapter is not None:
-                encoded = self._encode(batch, module.layers, chosen, module.adapter)
-            else:
-                if shared is None:
-                    shared = self._encode(batch, "all", range(len(labels)))
-                encoded = _at(shared, chosen, module)
-            encoded = self._cropped(encoded, name)
-            yield (
-                name,
-                self._output(module, encoded, batch, name, chosen),
-                [labels[i] for i in chosen],
-            )
+        chosen = {
+            name: found
+            for name in self.heads
+            if (found := [i for i, label in enumerate(batch["labels"][name]) if label is not None])
+        }
+        encoded = {} if batch["frames"] is not None else self._encoded(batch, chosen)
+        for name, places in chosen.items():
+            head = self.head(name)
+            frames = encoded[name] if encoded else self._kept(batch, head, places)
+            output = self._output(head, self._cropped(frames, name), batch, name, places)
+            yield name, output, [batch["labels"][name][i] for i in places]
+
+    def _encoded(self, batch: Batch, chosen: Mapping[str, Sequence[int]]) -> dict[str, Encoded]:
+        """Return the frames of each head's items; heads of the same items share what no adapter of theirs bends."""
+        passes: dict[tuple[int, ...], list[str]] = {}
+        for name, places in chosen.items():
+            # Without an adapter a head takes its items from one pass over all of them.
+            rows = places if self.head(name).adapter is not None else range(len(batch["ids"]))
+            passes.setdefault(tuple(rows), []).append(name)
+        found = {}
+        for rows, names in passes.items():
+            bent = [name for name in names if self.head(name).adapter is not None]
+            branches = [Branch(self.head(name).adapter, self.head(name).layers) for name in bent]  # type: ignore[arg-type]
+            if len(bent) < len(names):
+                branches.append(Branch(None, "all"))
+            ways = self._encode(batch, branches, rows)
+            found |= dict(zip(bent, ways, strict=False))
+            for name in set(names) - set(bent):
+                found[name] = _at(ways[-1], chosen[name], self.head(name))
+        return found
 
     def _output(
         self, head: Head, encoded: Encoded, batch: Batch, name: str, chosen: Sequence[int]
@@ -165,19 +175,19 @@ class JointTask(nn.Module):
         return head(encoded, head.vectors(values).to(encoded.frames.device))  # type: ignore[operator]
 
     def _encode(
-        self, batch: Batch, layers: Any, chosen: Sequence[int], adapter: nn.Module | None = None
-    ) -> Encoded:
+        self, batch: Batch, branches: Sequence[Branch], rows: Sequence[int]
+    ) -> list[Encoded]:
         """Run the trunk over some items, with gradients only where something in it learns."""
         assert batch["features"] is not None
-        rows = torch.as_tensor(chosen, device=batch["lengths"].device)
-        lengths = batch["lengths"][rows]
-        features = batch["features"][rows, : int(lengths.max())]
+        places = torch.as_tensor(rows, device=batch["lengths"].device)
+        lengths = batch["lengths"][places]
+        features = batch["features"][places, : int(lengths.max())]
         if self.trunk.feature_mean.device != features.device:
             self.trunk.to(features.device)
-        learns = self.trunk_learns or adapter is not None
-        bent = {} if adapter is None else {"adapters": adapter}
+        learns = self.trunk_learns or any(branch.adapters is not None for branch in branches)
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            return self.trunk(features, lengths, context=batch["context"], layers=layers, **bent)
+            trunk = SharedTrunk(self.trunk, branches)
+            return trunk.forward(features, lengths, context=batch["context"])
 
     def _kept(self, batch: Batch, head: Head, chosen: Sequence[int]) -> Encoded:
         kept = batch["frames"]

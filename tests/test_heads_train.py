@@ -9,6 +9,7 @@ import torch
 from training_heads import read_rows, save_backbone, settings, write_rows, write_turns
 
 from encoder import load_backbone
+from encoder.shared import SharedTrunk
 from heads.data import Items, read_corpora
 from heads.dev import Choice
 from heads.folder import load_head
@@ -112,6 +113,40 @@ def test_the_loss_is_averaged_over_labelled_items_and_company_changes_no_head(ru
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert len(by_name["mood"][1]) < len(by_name["intent"][1]) == len(batch["ids"])
     assert float(metrics["intent/loss"]) == pytest.approx(single.loss(batch)[0].item(), rel=1e-6)
+
+
+def test_heads_of_the_same_turns_share_the_layers_that_none_of_them_bends(run, monkeypatch):
+    passes = []
+
+    class Counted(SharedTrunk):
+        def forward(self, *given, **named):
+            passes.append(self.layer_passes)
+            return super().forward(*given, **named)
+
+    monkeypatch.setattr("heads.task.SharedTrunk", Counted)
+    adapter = "options.adapter={kind: houlsby, dim: 4, layers: 1}"
+    two = (f"heads.intent.{adapter}", "heads.again.kind=intent", "heads.again.options.label=intent")
+    two += (f"heads.again.{adapter}", "heads.mood.kind=sentiment", "heads.mood.options.label=mood")
+    prepared = HeadsRun(run.config(*two))
+    task = JointTask(prepared.backbone, prepared.heads, prepared.config).eval()
+    batch = first_batch(prepared)
+    together = list(task.outputs(batch))
+    depth = prepared.backbone.num_layers
+    assert depth > 1 and passes == [depth + 2], "the last layer thrice, those below once"
+    for name, output, labels in together:
+        alone = {key: values if key == name else [None] * len(values)
+                 for key, values in batch["labels"].items()}  # fmt: skip
+        [(_, expected, own)] = task.outputs({**batch, "labels": alone})
+        assert own == labels
+        torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=1e-5)
+        task.zero_grad()
+        task.head(name).loss(output, labels)[0].backward()
+        got = [p.grad for p in task.parameters()]
+        task.zero_grad()
+        task.head(name).loss(expected, labels)[0].backward()
+        for one, other in zip(got, (p.grad for p in task.parameters()), strict=True):
+            assert (one is None) == (other is None)
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def first_batch(prepared):
