@@ -30,6 +30,8 @@ class ClassificationOptions(PooledOptions):
 
     task: Task = "classes"
     """classes (one of several), labels (any number of them, a list), slots ({slot: value}, each optional)."""
+    attend: Literal["together", "each"] = "together"
+    """each: every slot (or label) has an attention of its own, as its word stands at a place of its own."""
     balance: Literal["none", "weighted", "logit_adjusted"] = "none"
     """For classes of unequal size: weigh items by 1 / class frequency, or train with the classes' log frequency
     added to the logits and answer without it (Menon et al., ICLR 2021, equation 10). Both favour rare classes."""
@@ -49,6 +51,11 @@ class ClassificationOptions(PooledOptions):
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing: must lie in [0, 1), not {self.label_smoothing}.")
+        if self.attend == "each" and (self.pooling != "attention" or self.task == "classes"):
+            raise ConfigError(
+                f"attend=each is for slots and labels, and for pooling=attention; here are task={self.task} and "
+                f"pooling={self.pooling}."
+            )
         if self.precision is not None and not 0 < self.precision <= 1:
             raise ConfigError(f"precision: must lie in (0, 1], not {self.precision}.")
         if bool(self.vector) != bool(self.vector_dim) or self.vector_dim < 0:
@@ -87,6 +94,7 @@ class ClassificationHead(PooledHead):
 
     Options: ClassVar[type[HeadOptions]] = ClassificationOptions
     options: ClassificationOptions  # type: ignore[assignment]
+    view: Tensor
     weight: Tensor
     prior: Tensor
 
@@ -98,7 +106,7 @@ class ClassificationHead(PooledHead):
             raise ConfigError(f"A {self.kind} head needs its labels; make them with `prepare`.")
         self.space = LabelSpace.from_labels(labels)
         outputs = len(self.space.names)
-        self.output = nn.Linear(self.pooled_dim, outputs)
+        self.output = nn.Linear(self.pooled_dim // self.pool.views, outputs)
         self.fusion = (
             VectorFusion(
                 options.vector_dim,
@@ -109,6 +117,9 @@ class ClassificationHead(PooledHead):
             if options.vector_dim
             else None
         )
+        views = [range(outputs)] if self.pool.views == 1 else self.space.parts()
+        of_output = [view for view, places in enumerate(views) for _ in places]
+        self.register_buffer("view", torch.tensor(of_output), persistent=False)
         weight, prior = balances(self.space, options.balance)
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("prior", prior, persistent=False)
@@ -117,6 +128,13 @@ class ClassificationHead(PooledHead):
     def prepare(cls, options: ClassificationOptions, labels: Iterable[Any]) -> HeadLabels:
         """Return classes, labels or slots of the training cuts; raises as `LabelSpace.of_labels`."""
         return LabelSpace.of_labels(options.task, labels).to_labels()
+
+    @classmethod
+    def count_views(cls, options: ClassificationOptions, labels: HeadLabels | None) -> int:
+        """Return the number of attentions: one, or with `attend` "each" one for each slot or label."""
+        if options.attend == "together" or labels is None:
+            return 1
+        return len(LabelSpace.from_labels(labels).parts())
 
     def check_labels(self, labels: Iterable[Any]) -> None:
         """Raise a DataError that names the labels that were not in training, or are ill-typed."""
@@ -138,7 +156,12 @@ class ClassificationHead(PooledHead):
 
     def classify(self, pooled: Tensor, lengths: Tensor) -> Classification:
         """Return the scores of pooled turns."""
-        return Classification(self.output(pooled.to(self.output.weight.dtype)), lengths)
+        pooled = pooled.to(self.output.weight.dtype).unflatten(1, (self.pool.views, -1))
+        if self.pool.views == 1:
+            return Classification(self.output(pooled[:, 0]), lengths)
+        seen = pooled[:, self.view]
+        logits = torch.einsum("bod,od->bo", seen, self.output.weight) + self.output.bias
+        return Classification(logits, lengths)
 
     def vectors(self, values: Sequence[Any]) -> Tensor | None:
         """Return what `forward` takes, from `cut.label(options.vector)` of each cut; None without fusion.

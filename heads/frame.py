@@ -206,6 +206,16 @@ def stretches(label: Any) -> list[tuple[float, float, str]]:
 class VoiceActivityHead(FrameClassifier):
     """When somebody speaks; the label is `vad`: ``[[0.31, 1.7, "speech"], ...]``."""
 
+    def hush(self, output: FrameScores, silent: Tensor) -> FrameScores:
+        """Return the scores with the background, if there is one, where a frame heard nothing."""
+        if not self.options.background or not bool(silent.any()):
+            return output
+        logits = output.logits.clone()
+        rows = silent.nonzero()[:, 0].to(logits.device)
+        logits[0, rows] = -torch.inf
+        logits[0, rows, 0] = 0.0
+        return output._replace(logits=logits)
+
 
 @register_head("phones")
 class PhoneHead(FrameClassifier):

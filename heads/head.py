@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from encoder import Backbone, Encoded
 from heads.adapter_options import AdapterOptions
 from heads.layer_mix import LayerMix
-from heads.pooling import Pooling, PoolingName, PoolState
+from heads.pooling import Pooling, PoolingName, PoolState, with_recent
 from trunkline.errors import CheckpointError, ConfigError, DataError
 from trunkline.settings import read_settings, settings_to_dict
 
@@ -293,6 +293,8 @@ class PooledOptions(HeadOptions):
     """mean, max, or attention (attentive statistics: weighted mean and deviation)."""
     hidden: int = 128
     """Width of the frames' projection before pooling; 0 is none."""
+    context: int = 1
+    """So many neighbouring frames are projected together: 5 (0.4 s) let a head hear words and not only sounds."""
     dropout: float = 0.1
     """Of the frames, before and after the projection."""
 
@@ -309,15 +311,25 @@ class PooledHead(Head):
         self, options: PooledOptions, trunk: TrunkSpec, labels: HeadLabels | None = None
     ) -> None:
         super().__init__(options, trunk, labels)
+        if options.context < 1 or (options.context > 1 and not options.hidden):
+            raise ConfigError(
+                f"context={options.context} must be 1 or more, and more than 1 needs a projection (hidden above 0)."
+            )
         dim = options.hidden or trunk.dim
+        width = options.context * trunk.dim
         self.project: nn.Module = (
-            nn.Sequential(nn.Linear(trunk.dim, dim), nn.SiLU(), nn.Dropout(options.dropout))
+            nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Dropout(options.dropout))
             if options.hidden
             else nn.Identity()
         )
         self.drop = nn.Dropout(options.dropout)
-        self.pool = Pooling(options.pooling, dim)
+        self.pool = Pooling(options.pooling, dim, views=self.count_views(options, labels))
         self.pooled_dim = self.pool.output_dim
+
+    @classmethod
+    def count_views(cls, options: Any, labels: HeadLabels | None) -> int:
+        """Return how many attentions there are; `pooled_dim` is the width of all that they see together."""
+        return 1
 
     def classify(self, pooled: Tensor, lengths: Tensor) -> Any:
         """Return the output from pooled vectors (batch, pooled_dim) of turns of `lengths` (batch,) frames."""
@@ -328,13 +340,16 @@ class PooledHead(Head):
         return self.finish(self.step(encoded, self.init_state(len(encoded.lengths)))[1])
 
     def init_state(self, batch: int) -> PoolState:
-        """Return sums over no frames."""
-        return self.pool.init_state(batch)
+        """Return sums over no frames, and no frames before the first."""
+        recent = torch.zeros(batch, self.options.context - 1, self.trunk.dim)  # type: ignore[attr-defined]
+        return self.pool.init_state(batch)._replace(recent=recent)
 
     def step(self, encoded: Encoded, state: Any) -> tuple[None, PoolState]:
         """Take new frames into the running sums."""
+        frames = self.drop(self.inputs(encoded))
+        frames, recent = with_recent(frames, encoded.lengths, state.recent)
         return None, self.pool.step(
-            self.project(self.drop(self.inputs(encoded))), encoded.lengths, state
+            self.project(frames), encoded.lengths, state._replace(recent=recent)
         )
 
     def finish(self, state: Any) -> Any:

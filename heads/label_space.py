@@ -90,6 +90,12 @@ class LabelSpace:
             groups,
         )
 
+    def parts(self) -> list[tuple[int, ...]]:
+        """Return the outputs of each slot, or each label by itself, in the order of the outputs."""
+        if self.task == "labels":
+            return [(place,) for place in range(len(self.names))]
+        return list(self.groups.values())
+
     def commonest(self) -> Answer:
         """Return the answer that is right most often without listening: what occurs most in training."""
         if self.task == "labels":

@@ -26,28 +26,34 @@ class PoolState(NamedTuple):
     lengths: Tensor
     """(batch,) frames, int64."""
     highest: Tensor
-    """(batch, 1) largest attention score; (batch, dim) largest value for "max"."""
+    """(batch, views) largest attention score; (batch, dim) largest value for "max"."""
     weight: Tensor
-    """(batch, 1) sum of weights."""
+    """(batch, views) sum of weights."""
     mean: Tensor
-    """(batch, dim) weighted mean."""
+    """(batch, views, dim) weighted mean."""
     spread: Tensor
-    """(batch, dim) weighted sum of squared distances from the mean."""
+    """(batch, views, dim) weighted sum of squared distances from the mean."""
+    recent: Tensor
+    """(batch, n, width) the last n frames before projection, for heads that project n + 1 frames together."""
 
 
 class Pooling(nn.Module):
     """Mean, maximum, or attentive statistics pooling (Okabe et al. 2018) over the valid frames.
 
-    A turn without frames is pooled to zeros, and to the smallest deviation.
+    A turn without frames is pooled to zeros, and to the smallest deviation. Attention may have several views, each with
+    weights of its own; what they see stands one after the other.
     """
 
-    def __init__(self, name: PoolingName, dim: int, attention: int = 64) -> None:
+    def __init__(self, name: PoolingName, dim: int, attention: int = 64, *, views: int = 1) -> None:
         super().__init__()
+        assert views == 1 or name == "attention"
         self.name: PoolingName = name
-        self.dim = dim
-        self.output_dim = 2 * dim if name == "attention" else dim
+        self.dim, self.views = dim, views
+        self.output_dim = (2 * dim if name == "attention" else dim) * views
         self.score = (
-            nn.Sequential(nn.Linear(dim, attention), nn.Tanh(), nn.Linear(attention, 1, bias=False))
+            nn.Sequential(
+                nn.Linear(dim, attention), nn.Tanh(), nn.Linear(attention, views, bias=False)
+            )
             if name == "attention"
             else None
         )
@@ -61,16 +67,17 @@ class Pooling(nn.Module):
         device = None if like is None else like.device
         dtype = torch.float32
 
-        def zeros(width: int) -> Tensor:
-            return torch.zeros(batch, width, dtype=dtype, device=device)
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=device)
 
-        width = self.dim if self.name == "max" else 1
+        width = self.dim if self.name == "max" else self.views
         return PoolState(
             torch.zeros(batch, dtype=torch.int64, device=device),
             torch.full((batch, width), -math.inf, dtype=dtype, device=device),
-            zeros(1),
-            zeros(self.dim),
-            zeros(self.dim),
+            zeros(self.views),
+            zeros(self.views, self.dim),
+            zeros(self.views, self.dim),
+            zeros(0, self.dim),
         )
 
     def step(self, frames: Tensor, lengths: Tensor, state: PoolState) -> PoolState:
@@ -101,23 +108,53 @@ class Pooling(nn.Module):
         if self.name == "max":
             return state.highest.masked_fill(state.highest.isinf(), 0.0)
         if self.name == "mean":
-            return state.mean
-        variance = state.spread / state.weight.clamp_min(TINY)
-        return torch.cat([state.mean, variance.clamp_min(SMALLEST_VARIANCE).sqrt()], dim=1)
+            return state.mean[:, 0]
+        variance = state.spread / state.weight.clamp_min(TINY)[..., None]
+        deviation = variance.clamp_min(SMALLEST_VARIANCE).sqrt()
+        return torch.cat([state.mean, deviation], dim=2).flatten(1)
+
+
+def with_recent(frames: Tensor, lengths: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return frames beside those before them, (batch, frames, (n + 1) * width), and the newest n frames of each stream.
+
+    Before the first frame of a stream stand zeros. Only past frames are taken, so that nothing waits for what follows;
+    for pooling a stretch is the same wherever it is counted.
+
+    Args:
+        frames: (batch, frames, width).
+        lengths: (batch,) valid ones.
+        recent: (batch, n, width) those before, oldest first.
+    """
+    count = recent.shape[1]
+    if not count:
+        return frames, recent
+    whole = torch.cat([recent.to(frames), frames], dim=1)
+    places = range(count + 1)
+    windows = torch.cat([whole[:, n : n + frames.shape[1]] for n in places], dim=2)
+    last = lengths[:, None] + torch.arange(count, device=lengths.device)
+    kept = whole.gather(1, last[..., None].expand(-1, -1, whole.shape[2]))
+    return windows, kept
 
 
 def _merged(state: PoolState, decay: Tensor, frames: Tensor, weights: Tensor) -> PoolState:
     """Return the state with frames (batch, frames, dim) of some weights merged in (Chan et al. 1983, eq. 1.5).
 
-    `decay` (batch, 1) is what a weight so far has become relative to the new highest score.
+    Args:
+        state: so far.
+        decay: (batch, views) what a weight so far has become relative to the new highest score.
+        frames: zero at padding.
+        weights: (batch, frames, views), zero at padding.
     """
     old, new = state.weight * decay, weights.sum(1)
     total = (old + new).clamp_min(TINY)
-    mean = (weights * frames).sum(1) / new.clamp_min(TINY)
-    spread = (weights * (frames - mean[:, None]).square()).sum(1)
+    mean = weights.transpose(1, 2) @ frames / new.clamp_min(TINY)[..., None]
+    away = (frames[:, :, None] - mean[:, None]).square()
+    spread = (weights[..., None] * away).sum(1)
     apart = mean - state.mean
     return state._replace(
         weight=old + new,
-        mean=state.mean + apart * (new / total),
-        spread=state.spread * decay + spread + apart.square() * (old * new / total),
+        mean=state.mean + apart * (new / total)[..., None],
+        spread=state.spread * decay[..., None]
+        + spread
+        + apart.square() * (old * new / total)[..., None],
     )

@@ -26,7 +26,7 @@ EXAMPLES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "intent": (["pay", "ask", "pay", "end"], {"hidden": 8}),
     "phones": ([[[a, b, n[0]] for a, b, n in span] for span in SPANS], {"hidden": 8}),
     "regression": ([1.0, 2.5, 4, 5.0], {"hidden": 8}),
-    "sentiment": (["good", "bad", "good", "bad"], {"hidden": 8, "pooling": "max"}),
+    "sentiment": (["good", "bad", "good", "bad"], {"hidden": 8, "pooling": "max", "context": 3}),
     "speaker": (["an", "binh", "an", "chi"], {"hidden": 8, "embedding": 6}),
     "vad": (list(SPANS), {"hidden": 8}),
 }

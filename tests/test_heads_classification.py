@@ -125,6 +125,43 @@ def test_every_setting_learns_made_turns(task, balance, pooling):
     json.dumps([each._asdict() for each in answers])
 
 
+@pytest.mark.parametrize("task", ["labels", "slots"])
+def test_each_slot_or_label_can_have_an_attention_of_its_own(task):
+    labels = {"labels": [["a"], ["a", "b"], []], "slots": [{"x": "1"}, {"y": "2"}, {"y": "3"}]}[
+        task
+    ]
+    head = head_for(labels, task=task, attend="each", context=3)
+    assert head.pool.views == 2 and head.pooled_dim == 2 * 2 * 8
+    assert head.output.weight.shape == (len(head.space.names), 16), (
+        "an output sees its own view only"
+    )
+    frames = encoded(9, 4)
+    logits = head(frames).logits
+    with torch.no_grad():
+        head.pool.score[2].weight[1] += 1.0
+    moved = (head(frames).logits - logits).abs().amax(0)
+    second = [name in ("b",) or name.startswith("y") for name in head.space.names]
+    assert torch.equal(moved > 1e-6, torch.tensor(second))
+    state = head.init_state(2)
+    for low, high in ((0, 1), (1, 6), (6, 9)):
+        _, state = head.step(cut_frames(frames, low, high), state)
+    torch.testing.assert_close(head.finish(state).logits, head(frames).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "classes", "attend": "each"},
+        {"task": "slots", "attend": "each", "pooling": "mean"},
+        {"context": 0},
+        {"context": 3, "hidden": 0},
+    ],
+)
+def test_attentions_and_contexts_that_cannot_be_are_named(options):
+    with pytest.raises(ConfigError, match="attend=each|context="):
+        head_for(ORDERS if options.get("task") == "slots" else INTENTS, **options)
+
+
 def test_weights_have_mean_1_over_the_training_items():
     head = head_for(INTENTS, balance="weighted")
     share = torch.tensor(head.space.counts) / head.space.items

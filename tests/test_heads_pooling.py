@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heads.layer_mix import LayerMix
-from heads.pooling import POOLINGS, SMALLEST_VARIANCE, Pooling
+from heads.pooling import POOLINGS, SMALLEST_VARIANCE, Pooling, with_recent
 
 
 def pooling(name: str, dim: int = 6) -> Pooling:
@@ -82,3 +82,30 @@ def test_a_learned_weight_chooses_a_layer():
         mix.logits[2] = 50.0
     expected = torch.nn.functional.layer_norm(layers[2], (8,))
     torch.testing.assert_close(mix(layers, torch.tensor([4])), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 7), min_size=2, max_size=2), min_size=1, max_size=5),
+    st.integers(0, 4),
+)
+def test_frames_stand_beside_those_before_them_whatever_the_pieces(pieces, before):
+    """Streams of a batch advance each by its own number of frames; padding holds anything."""
+    streams = [
+        noise(sum(lengths), 3, seed=n) for n, lengths in enumerate(zip(*pieces, strict=True))
+    ]
+    recent, found, done = torch.zeros(2, before, 3), [[], []], [0, 0]
+    for lengths in pieces:
+        frames = torch.full((2, max(lengths), 3), torch.nan)
+        for n, length in enumerate(lengths):
+            frames[n, :length] = streams[n][done[n] : done[n] + length]
+            done[n] += length
+        windows, recent = with_recent(frames, torch.tensor(lengths), recent)
+        for n, length in enumerate(lengths):
+            found[n].append(windows[n, :length])
+    for stream, parts in zip(streams, found, strict=True):
+        padded = torch.cat([torch.zeros(before, 3), stream])
+        expected = [padded[n : n + before + 1].flatten() for n in range(len(stream))]
+        assert torch.equal(
+            torch.cat(parts), torch.stack(expected) if expected else torch.cat(parts)
+        )

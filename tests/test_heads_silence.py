@@ -111,6 +111,18 @@ def test_a_live_line_shows_no_text_while_it_is_muted():
     assert session.feed(talk)["text"].text != ""
 
 
+def test_nobody_speaks_on_a_muted_line(tmp_path):
+    head = make_head("vad", BACKBONE)
+    with torch.no_grad():
+        head.output.bias[head.names.index("speech")] += 50.0
+    waveform = 0.1 * noise(4 * RATE).numpy()
+    waveform[RATE : 3 * RATE] = 0.0
+    ways = every_way(MultiHeadModel(BACKBONE, {"vad": head}), waveform, tmp_path)
+    before, after = ways["file"]["vad"]
+    assert before.end <= 1.2 and after.start >= 2.8
+    assert all(same(way["vad"], ways["file"]["vad"]) for way in ways.values())
+
+
 HEARING = ("intent", "sentiment", "regression", "speaker")
 NOTHING = {"intent": None, "sentiment": None, "regression": None, "speaker": []}
 
