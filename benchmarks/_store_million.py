@@ -131,8 +131,8 @@ def search_ivf(work: Path) -> Row:
     row["recall_at_10_fresh"] = sum(map(len, hits)) / len(truth)
     flat = Index.open(store, "flat")
     unit = flat._checked(queries()[:8])  # noqa: SLF001  (prepared as `search` does, so that only FAISS is timed)
-    exact = min(_each(lambda q: flat.nearest(q, 10), unit))
-    return row | {"of_flat_single": row["one_query_ms"] / (1e3 * exact)}
+    exact = float(np.median(_each(lambda q: flat.nearest(q, 10), unit)))
+    return row | {"flat_ms": 1e3 * exact, "of_flat_single": row["one_query_ms"] / (1e3 * exact)}
 
 
 def _searched(work: Path, name: str) -> Row:
@@ -145,14 +145,16 @@ def _searched(work: Path, name: str) -> Row:
     unit = index._checked(queries())  # noqa: SLF001  (as above)
     with peak_memory() as peak:
         index.nearest(unit[:1], 10)
-        singles = _each(lambda q: index.nearest(q, 10), unit[1:31])
+        # At first each page of the mapped file that a query touches is mapped; then it is there.
+        first, singles = (_each(lambda q: index.nearest(q, 10), unit[1:31]) for _ in range(2))
         clock = Clock()
         index.nearest(unit, 10)
         batched = clock.cpu()
     clock = Clock()
     index.search(queries()[:1], 10, where="channel = 1")
     return {
-        "open_ms": 1e3 * opened, "private_mb": peak["mb"], "one_query_ms": 1e3 * float(np.median(singles)),
+        "open_ms": 1e3 * opened, "private_mb": peak["mb"],
+        "one_query_at_first_ms": 1e3 * float(np.median(first)), "one_query_ms": 1e3 * float(np.median(singles)),
         "queries_per_s_batched": QUERIES / batched, "first_with_condition_ms": 1e3 * clock.cpu(),
     }  # fmt: skip
 

@@ -28,15 +28,18 @@ class Metric(NamedTuple):
     mean: np.ndarray | None = None
     matrix: np.ndarray | None = None
 
-    def prepare(self, vectors: np.ndarray) -> np.ndarray:
-        """Return vectors (rows, dim) such that their inner products are the scores of the metric."""
+    def prepare(self, vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return vectors (rows, dim) such that their inner products are the scores of the metric.
+
+        They are written to `out`, if it is given, unless they are as they were.
+        """
         if self.name == "dot":
             return vectors
         if self.mean is not None and self.matrix is not None:
             vectors = (vectors - self.mean) @ self.matrix
         squares = np.einsum("nd,nd->n", vectors, vectors)
         lengths = np.sqrt(np.where(squares > 0, squares, 1.0)).astype(np.float32)
-        return vectors * (1 / lengths)[:, None]
+        return np.multiply(vectors, (1 / lengths)[:, None], out=out)
 
     def save(self, folder: Path) -> None:
         """Write what is estimated, if anything, into the folder of an index."""

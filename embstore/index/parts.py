@@ -25,7 +25,8 @@ def open_part(store: EmbeddingStore, file: StoredFile) -> pq.ParquetFile:
         StorageError: it cannot be read.
     """
     try:
-        return pq.ParquetFile(store.source(file), page_checksum_verification=True)
+        # A row group at a time: buffering ahead would hold, and have the system provide, the memory of a whole file.
+        return pq.ParquetFile(store.source(file), page_checksum_verification=True, pre_buffer=False)
     except (pa.ArrowException, FileNotFoundError) as error:
         raise DataError(_damaged(store, file, error)) from error
     except OSError as error:
@@ -68,8 +69,10 @@ def _damaged(store: EmbeddingStore, file: StoredFile, error: Exception) -> str:
     )
 
 
-def prepared(batch: pa.RecordBatch, origin: str, metric: Metric, dim: int) -> np.ndarray:
-    """Return the vectors of a batch, (rows, dim) float32, as a metric wants them.
+def prepared(
+    batch: pa.RecordBatch, origin: str, metric: Metric, dim: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the vectors of a batch, (rows, dim) float32, as a metric wants them, in `out` where it changes them.
 
     Raises:
         DataError: the vectors have another dimension, or are not finite.
@@ -83,4 +86,4 @@ def prepared(batch: pa.RecordBatch, origin: str, metric: Metric, dim: int) -> np
     vectors = vectors_of(column)
     if not np.isfinite(np.einsum("nd,nd->n", vectors, vectors)).all():
         raise DataError(f"{origin} holds NaN or infinite numbers. Run `python -m embstore.verify`.")
-    return metric.prepare(vectors)
+    return metric.prepare(vectors, out)
