@@ -72,7 +72,11 @@ EMOTION = Task(
     "emotion", "en_ravdess_emotion", ("kind=sentiment", "options.label=emotion", *POOLED), "emotion/accuracy"
 )  # fmt: skip
 SLOTS = Task(
-    "slots", "en_s2i_barista", ("kind=intent", "options.label=slots", "options.task=slots", *POOLED), "slots/loss"
+    "slots", "en_s2i_barista",
+    ("kind=intent", "options.label=slots", "options.task=slots", "options.attend=each", "options.context=9",
+     "options.hidden=128", "options.dropout=0.3"),
+    "slots/micro_f1",
+    ("data.batch_seconds=256", "train.steps=400", "train.lr=0.003"),
 )  # fmt: skip
 SPEAKER = Task(
     "speaker", "en_librispeech_mini",
@@ -86,7 +90,7 @@ FIVE = (INTENT, DIGIT, EMOTION, SPEAKER, SYLLABLES)
 
 
 def _frozen(task: Task, name: str, trunk: Trunk, fraction: float = 1.0, *more: str) -> Row:
-    settings = (*FROZEN, *task.settings(), f"choose.metric={task.metric}", *more)
+    settings = (*FROZEN, *task.settings(), f"choose.metric={task.metric}", *task.more, *more)
     group = task.data
     contexts = (FULL, STREAM) if task.head == "ctc" else (FULL,)
     return Row(
@@ -146,9 +150,9 @@ def _rows() -> tuple[Row, ...]:
     )
     for trunk, short in kinds:
         rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 1500))
-        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 1000))
+        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 600))
         name = f"commands-{short}-syllables"
-        rows.append(_learning(COMMANDS, name, trunk, 1000, 1.0, syllable))
+        rows.append(_learning(COMMANDS, name, trunk, 600, 1.0, syllable))
     return tuple(rows)
 
 
