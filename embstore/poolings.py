@@ -35,12 +35,12 @@ class Moments:
             return
         wide = frames.astype(np.float64)
         mean = wide.mean(axis=0)
-        spread = np.square(wide - mean).sum(axis=0)
         total = self._count + len(frames)
         delta = mean - self._mean
-        self._spread = (
-            self._spread + spread + np.square(delta) * (self._count * len(frames) / total)
-        )
+        if "std" in self._parts:
+            spread = np.square(wide - mean).sum(axis=0)
+            between = np.square(delta) * (self._count * len(frames) / total)
+            self._spread = self._spread + spread + between
         self._mean = self._mean + delta * (len(frames) / total)
         self._count = total
 
@@ -49,7 +49,9 @@ class Moments:
         if not self._count:
             return None
         values = {"mean": self._mean, "std": np.sqrt(self._spread / self._count)}
-        return np.concatenate([values[part] for part in self._parts]).astype(np.float32)
+        return np.concatenate(
+            [values[part] for part in self._parts], dtype=np.float32, casting="same_kind"
+        )
 
 
 class Max:

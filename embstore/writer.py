@@ -27,6 +27,9 @@ from embstore.storage import Staged
 from embstore.tables import TableWriter, part_name, rewritten, without
 from trunkline.errors import DataError, UsageError
 
+HELD = 1024
+"""Rows of cuts that are held back in memory, to be written together."""
+
 
 class Segment(NamedTuple):
     """One vector of a stretch of a cut; `start` and `end` in seconds of the recording."""
@@ -72,6 +75,14 @@ class Committed(NamedTuple):
     erased: int
 
 
+class _Rows(NamedTuple):
+    """Rows of `calls` that wait to be written, and their pooled vectors (1, dim), all or none."""
+
+    space: Space
+    rows: list[dict[str, Any]]
+    vectors: list[np.ndarray]
+
+
 class Shard:
     """Cuts that appear together: rows of any tables and spaces, committed by one log entry.
 
@@ -82,6 +93,7 @@ class Shard:
         self._log = log
         self._unique = uuid.uuid4().hex
         self._writers: dict[tuple[str, str], TableWriter] = {}
+        self._waiting: dict[str, _Rows] = {}
         self._spaces: dict[str, Space] = {}
         self._pairs: dict[str, list[bytes]] = {}
         self._speakers: dict[bytes, bytes] = {}
@@ -96,7 +108,8 @@ class Shard:
         self.discard()
 
     def __len__(self) -> int:
-        return sum(map(len, self._pairs.values()))
+        waiting = sum(len(rows.rows) for rows in self._waiting.values())
+        return waiting + sum(map(len, self._pairs.values()))
 
     def add(self, space: Space, record: Record) -> None:
         """Add one cut with its vectors.
@@ -121,12 +134,7 @@ class Shard:
             "audio_sha256": record.audio_sha256, "audio_bytes": record.audio_bytes,
             "audio_mtime": record.audio_mtime, "started_at": record.started_at,
         }  # fmt: skip
-        row = {**own, **shared, **record.columns}
-        self.add_columns(
-            space,
-            {name: [value] for name, value in row.items()},
-            None if record.pooled is None else record.pooled[None],
-        )
+        self._hold(space, {**own, **shared, **record.columns}, record.pooled)
         if record.segments:
             self._add_segments(space, own, record)
 
@@ -140,6 +148,7 @@ class Shard:
             calls: columns of the table `calls`; `call_id` is needed, `cut_id` is the same and `channel` 0 by default.
             pooled: (cuts, dim).
         """
+        self._write_held(space.name)
         count = len(calls["call_id"])
         columns = {"cut_id": calls["call_id"], "channel": [0] * count, **calls}
         columns["space"] = [space.name] * count
@@ -235,7 +244,29 @@ class Shard:
         for writer in self._writers.values():
             writer.discard()
         self._log.drop([staged for _, staged in self._files])
-        self._writers, self._files = {}, []
+        self._writers, self._files, self._waiting = {}, [], {}
+
+    def _hold(self, space: Space, row: dict[str, Any], vector: np.ndarray | None) -> None:
+        """Take a cut; rows are written many at once, as a table of one costs as much as one of hundreds."""
+        if vector is not None:
+            vector = _checked(vector[None], 1, space)
+        held = self._waiting.get(space.name)
+        if held and (len(held.rows) >= HELD or bool(held.vectors) != (vector is not None)):
+            self._write_held(space.name)
+        held = self._waiting.setdefault(space.name, _Rows(space, [], []))
+        held.rows.append(row)
+        if vector is not None:
+            held.vectors.append(vector)
+        for table in ("calls",) if vector is None else ("calls", "pooled"):
+            self._writer(table, space)  # from now on there is something that only a commit keeps
+
+    def _write_held(self, name: str) -> None:
+        held = self._waiting.pop(name, None)
+        if held is not None:
+            names = dict.fromkeys(name for row in held.rows for name in row)
+            columns = {name: [row.get(name) for row in held.rows] for name in names}
+            vectors = np.concatenate(held.vectors) if held.vectors else None
+            self.add_columns(held.space, columns, vectors)
 
     def _note(self, space: Space, columns: Mapping[str, Sequence[Any]]) -> None:
         keys = self._log.keys
@@ -268,6 +299,8 @@ class Shard:
         return self._writers[key]
 
     def _finish(self) -> None:
+        for name in list(self._waiting):
+            self._write_held(name)
         for (table, space), writer in self._writers.items():
             path = part_name(table, space, self._unique)
             self._files.append((writer.finish(path, table, space), writer.staged))
