@@ -75,6 +75,8 @@ def _align(arguments: argparse.Namespace) -> Summary:
     from trunkline.manifest import load_manifest, write_manifest
 
     context = Context.parse(arguments.context)
+    if arguments.out.exists() and arguments.out.samefile(arguments.source):
+        raise UsageError(f"{arguments.out} is the manifest itself; write to another file.")
     manifest = load_manifest(arguments.source)
     model = load_model(
         arguments.backbone,

@@ -49,6 +49,7 @@ class ClassificationOptions(PooledOptions):
     """Share of vectors left out in training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing: must lie in [0, 1), not {self.label_smoothing}.")
         if self.attend == "each" and (self.pooling != "attention" or self.task == "classes"):

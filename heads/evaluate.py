@@ -65,11 +65,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(arguments: argparse.Namespace) -> Summary:
     from heads.assess import EvaluateOptions, evaluate
+    from heads.trunk import check_device
     from heads.verification import read_trials
     from trunkline.manifest import load_manifest
     from trunkline.settings import load_settings, settings_to_dict
 
     options = load_settings(EvaluateOptions, arguments.config, arguments.settings)
+    check_device(arguments.device)
     manifest = load_manifest(arguments.manifest)
     if arguments.split:
         manifest = manifest.filter(split=arguments.split)

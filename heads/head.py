@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from encoder import Backbone, Encoded
 from heads.adapter_options import AdapterOptions
 from heads.layer_mix import LayerMix
+from heads.pieces import join_encoded
 from heads.pooling import Pooling, PoolingName, PoolState, with_recent
 from trunkline.errors import CheckpointError, ConfigError, DataError
 from trunkline.settings import read_settings, settings_to_dict
@@ -298,6 +299,16 @@ class PooledOptions(HeadOptions):
     dropout: float = 0.1
     """Of the frames, before and after the projection."""
 
+    def __post_init__(self) -> None:
+        if self.hidden < 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"hidden={self.hidden} must be 0 or more, dropout={self.dropout} in [0, 1)."
+            )
+        if self.context < 1 or (self.context > 1 and not self.hidden):
+            raise ConfigError(
+                f"context={self.context} must be 1 or more, and more than 1 needs a projection (hidden above 0)."
+            )
+
 
 class PooledHead(Head):
     """A head that answers once for a turn: frames are projected and pooled, `classify` makes the output.
@@ -311,10 +322,6 @@ class PooledHead(Head):
         self, options: PooledOptions, trunk: TrunkSpec, labels: HeadLabels | None = None
     ) -> None:
         super().__init__(options, trunk, labels)
-        if options.context < 1 or (options.context > 1 and not options.hidden):
-            raise ConfigError(
-                f"context={options.context} must be 1 or more, and more than 1 needs a projection (hidden above 0)."
-            )
         dim = options.hidden or trunk.dim
         width = options.context * trunk.dim
         self.project: nn.Module = (
@@ -361,37 +368,3 @@ class PooledHead(Head):
         if not len(silent) or not bool(silent.all()) or "lengths" not in output._fields:
             return output
         return output._replace(lengths=torch.zeros_like(output.lengths))
-
-
-def join_encoded(pieces: Sequence[Encoded], dim: int, layers: int) -> Encoded:
-    """Return pieces of the same streams, in order, as one padded batch; each stream's frames follow one another.
-
-    Args:
-        pieces: of a session or of steps of a batch; each stream has its own lengths.
-        dim: width of a frame, for streams without any piece.
-        layers: number of layers beside the frames, 0 for None.
-    """
-    if not pieces:
-        nothing = torch.zeros(1, 0, dim)
-        kept = torch.zeros(layers, 1, 0, dim) if layers else None
-        return Encoded(nothing, torch.zeros(1, dtype=torch.int64), kept, torch.zeros(0))
-    lengths = torch.stack([piece.lengths for piece in pieces])
-    total = lengths.sum(0)
-
-    def joined(parts: Sequence[Tensor]) -> Tensor:
-        rows = [
-            torch.cat([part[place, :count] for part, count in zip(parts, counts, strict=True)])
-            for place, counts in enumerate(lengths.T.tolist())
-        ]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
-    numbers = range(0 if pieces[0].layers is None else len(pieces[0].layers))
-    kept = [joined([piece.layers[n] for piece in pieces]) for n in numbers]  # type: ignore[index]
-    times = [piece.times for piece in pieces]
-    clocks = torch.cat(times) if times[0].ndim == 1 else joined(times)
-    return Encoded(
-        joined([piece.frames for piece in pieces]),
-        total,
-        torch.stack(kept) if kept else None,
-        clocks,
-    )

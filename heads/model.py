@@ -19,6 +19,7 @@ from heads.adapter import Adapter, describe_parameters
 from heads.folder import load_head
 from heads.head import Head, TrunkSpec
 from heads.session import HeadSession, Line
+from heads.trunk import check_device
 from trunkline.errors import ConfigError, UsageError, nearest
 from trunkline.log import get_logger
 
@@ -371,8 +372,10 @@ def load_model(
 
     Raises:
         CheckpointError: a directory that is incomplete, altered, or of another trunk.
-        UsageError: no heads, or two of one name.
+        UsageError: no heads, two of one name, or a device that there is none of.
     """
+    if device is not None:
+        check_device(device)
     backbone = trunk if isinstance(trunk, Backbone) else load_backbone(trunk, device=device)
     if isinstance(heads, str | os.PathLike):
         heads = [heads]

@@ -86,6 +86,12 @@ def label_of(head: Head, item: Item, where: str) -> Any:
             f"{where}: the turns of call {cut.call_id!r} have different {head.label_key!r}; label the call, or "
             "evaluate per turn."
         )
+    space = getattr(head, "space", None)
+    if isinstance(space, LabelSpace):
+        try:
+            space.unknown(labels[0])
+        except DataError as error:
+            raise DataError(f"{where}:{cut.line}: {head.label_key}: {error}") from error
     return labels[0]
 
 

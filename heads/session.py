@@ -13,8 +13,9 @@ from encoder import Context, Encoded
 from encoder.evaluation import evaluating
 from encoder.session import SharedSession
 from heads.fusion import vectors_by_head
-from heads.head import Head, join_encoded
+from heads.head import Head
 from heads.levels import Levels
+from heads.pieces import join_encoded
 
 if TYPE_CHECKING:
     from heads.model import MultiHeadModel

@@ -39,6 +39,7 @@ class SpeakerOptions(PooledOptions):
     """Share of the training after which it is full."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.embedding > 0 and self.scale > 0 and 0 <= self.margin < math.pi / 2):
             raise ConfigError(
                 f"embedding={self.embedding} and scale={self.scale} must be positive, margin={self.margin} an angle "

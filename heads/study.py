@@ -235,8 +235,9 @@ def read_space(path: Path) -> dict[str, Dimension]:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"Cannot read the space {path}: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"Cannot read the space {path}: {reason}") from error
     if not isinstance(values, dict) or not values:
         raise ConfigError(
             f"{path} names no settings; write a line such as train.lr: {{low: 1e-4, high: 1e-2}}."

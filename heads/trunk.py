@@ -10,6 +10,7 @@ from torch import Tensor
 
 from encoder import Backbone, BackboneConfig, load_backbone
 from encoder.features import FeatureStatistics
+from trunkline.errors import UsageError
 
 UNTRAINED = "random:"
 """Before a preset or a backbone directory, of which the shape and the normalisation are taken."""
@@ -59,3 +60,12 @@ def normalise_by(backbone: Backbone, features: Iterable[Tensor]) -> None:
             break
         statistics.update(item)
     backbone.set_normalisation(statistics)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise a UsageError for a device that there is none of."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"The device {str(device)!r} cannot be used here: {reason}") from error

@@ -267,6 +267,8 @@ def test_nothing_is_augmented_unless_asked_for():
         ("search.rates=[0.1]", "two numbers"),
         ("heads.intent.kind=intnet", "Did you mean 'intent'"),
         ("heads.intent.options.poling=mean", "Did you mean 'pooling'"),
+        ("heads.intent.options.hidden=-4", "hidden=-4 must be 0 or more"),
+        ("heads.intent.options.dropout=3", "dropout=3"),
     ],
 )
 def test_settings_that_cannot_be_are_named(config, change, message):

@@ -232,7 +232,8 @@ def test_labels_that_training_never_saw_are_counted_as_wrong_and_named(run, tmp_
     lines[2]["labels"] = {"intent": ["pay"]}
     manifest = write_rows(tmp_path / "m.jsonl", lines)
     assert command(run, tmp_path, "--head", "intent", *QUICK, manifest=manifest) == 1
-    assert "['pay'] is not a class name" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "['pay'] is not a class name" in told and ".jsonl:3: intent" in told
 
 
 def test_silence_short_turns_and_files_that_cannot_be_read(run, tmp_path, capsys):
@@ -267,6 +268,7 @@ def test_wrong_folders_heads_trunks_and_settings_are_named(run, tmp_path, capsys
     assert "holds no head (no head.json)" in says(str(tmp_path), *manifest)
     assert "does not exist" in says(str(tmp_path / "none"), *manifest)
     assert "Did you mean 'intent'?" in says(str(run / "run"), *manifest, "--head", "intend")
+    assert "'tpu' cannot be used" in says(str(run / "run"), *manifest, "--device", "tpu")
     assert "Did you mean 'contexts'?" in says(str(run / "run"), *manifest, "context=[full]")
     assert "is not understood" in says(str(run / "run"), *manifest, "contexts=[fully]")
     assert "write NAME=module:Class" in says(head, *manifest, "--kind", "intent")

@@ -28,7 +28,7 @@ from heads import (
     load_model,
     save_head,
 )
-from heads.head import join_encoded
+from heads.pieces import join_encoded
 from trunkline.errors import CheckpointError, ConfigError, DataError, UsageError
 
 LIMITS = Context(4, 6, 2)

@@ -219,6 +219,7 @@ def test_a_language_model_and_phrases_join_the_search(trained, calls, tmp_path):
         (("--channel=left",), "agent, customer"),
         (("--lm=missing.arpa", "--lm-loader=nowhere:f"), "MODULE:FUNCTION"),
         (("--max-bad-fraction=2", "--out=x"), "no share"),
+        (("--device=tpu",), "The device 'tpu' cannot be used here"),
     ],
 )
 def test_what_cannot_be_done_is_said(trained, calls, more, told, capsys):
@@ -233,6 +234,8 @@ def test_texts_are_aligned_and_those_that_cannot_be_are_named(trained, calls, tm
     rows.append(rows[2] | {"id": "h", "text": "không ćhín"})
     calls.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     out = tmp_path / "aligned.jsonl"
+    assert align(arguments(trained, calls)[:3] + [str(calls), "--context=full"]) == 2
+    assert "is the manifest itself" in capsys.readouterr().err
     assert align(arguments(trained, calls)[:3] + [str(out), "--context=full", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["aligned"], told["without_text"], told["quarantined"]) == (3, 1, 5)
