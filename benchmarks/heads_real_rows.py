@@ -144,15 +144,16 @@ def _rows() -> tuple[Row, ...]:
         )
     rows.append(_learning(INTENT, "intent-learning-10", "pretrained, learning", 500, 0.1))
     syllable = "heads.ctc.options.tokenizer.kind=syllables"
+    alike = ("trunk.lr=0.001", "contexts.full=0.3")
     kinds: tuple[tuple[Trunk, str], ...] = (
         ("pretrained, learning", "learning"),
         ("from scratch", "scratch"),
     )
     for trunk, short in kinds:
         rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 1500))
-        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 600))
+        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 1200, 1.0, *alike))
         name = f"commands-{short}-syllables"
-        rows.append(_learning(COMMANDS, name, trunk, 600, 1.0, syllable))
+        rows.append(_learning(COMMANDS, name, trunk, 1200, 1.0, syllable, *alike))
     return tuple(rows)
 
 
