@@ -48,8 +48,22 @@ def store_million(work: Path) -> Row:
 
 
 def build_flat(work: Path) -> Row:
-    """A Flat index from Parquet: time, peak memory, beside reading the same bytes and adding them."""
-    return _built(work, "flat", "flat") | {"read_and_add_s": _read_and_add(work)}
+    """A Flat index from Parquet: time, peak memory, beside reading the same bytes and adding them, and writing them."""
+    row = _built(work, "flat", "flat")
+    return row | {"read_and_add_s": _read_and_add(work), "write_s": _write(work)}
+
+
+def _write(work: Path) -> float:
+    """Processor time of writing as many bytes to a new file, which the system finds the pages for."""
+    path = work / "new.bin"
+    zeros = np.zeros(RAW // 16, np.uint8)
+    clock = Clock()
+    with path.open("wb") as file:
+        for _ in range(16):
+            file.write(zeros)
+    seconds = clock.cpu()
+    path.unlink()
+    return seconds
 
 
 def _read_and_add(work: Path) -> float:
