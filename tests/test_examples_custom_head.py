@@ -63,7 +63,7 @@ def test_a_head_of_ones_own_is_trained_and_used_like_ours(folder):
     assert done.returncode == 0, done.stderr
     directory = folder / "run/heads/promise"
     model = load_model(folder / "backbone", [directory], kinds={"promise": KIND})
-    answers = model.classify([np.zeros(8000, np.float32), np.zeros(0, np.float32)])
+    answers = model.classify([np.full(8000, 0.1, np.float32), np.zeros(8000, np.float32)])
     assert answers[0]["promise"].label in (True, False)
     assert answers[1]["promise"].label is None and answers[1]["promise"].abstained
     config = json.loads((directory / "head.json").read_text())
