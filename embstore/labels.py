@@ -68,7 +68,7 @@ class HeadColumns:
         """
         line = Line(self.model, list(self.model.heads))
         with torch.no_grad(), evaluating(*self.model.heads.values()):
-            samples = cut.blocks(self.model.backbone.sample_rate)
+            samples = line.hear(cut.blocks(self.model.backbone.sample_rate))
             for encoded in self.model.trunk.encode_blocks(samples, context=context):
                 line.take(encoded)
             outputs = line.end()
