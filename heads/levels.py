@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from encoder import Backbone
+
+Samples = TypeVar("Samples", np.ndarray, Tensor)
 
 SILENCE = 1e-4
 """Samples below this (-80 dBFS) are no sound: a closed microphone, a muted line."""
@@ -41,7 +44,7 @@ class Levels:
         self._first = 0
         self._loud = np.zeros(0, dtype=bool)
 
-    def heard(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def heard(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
         """Yield blocks of samples (samples,) as they are, having listened to them."""
         for block in blocks:
             self.listen(block)

@@ -14,7 +14,7 @@ from encoder.evaluation import evaluating
 from encoder.session import SharedSession
 from heads.fusion import vectors_by_head
 from heads.head import Head
-from heads.levels import Levels
+from heads.levels import Levels, Samples
 from heads.pieces import join_encoded
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Line:
         """Return vectors for heads of this line as tensors; raises as `__init__`."""
         return vectors_by_head({name: self.model.head(name) for name in self.names}, vectors)
 
-    def hear(self, blocks: Iterable[Tensor]) -> Iterator[Any]:
+    def hear(self, blocks: Iterable[Samples]) -> Iterator[Any]:
         """Yield blocks of samples (samples,) on their way to the encoder, having listened to them."""
         self._listening = True
         return self.levels.heard(blocks)
