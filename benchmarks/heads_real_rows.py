@@ -153,7 +153,7 @@ def _rows() -> tuple[Row, ...]:
         rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 1500))
         rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 1200, 1.0, *alike))
         name = f"commands-{short}-syllables"
-        rows.append(_learning(COMMANDS, name, trunk, 1200, 1.0, syllable, *alike))
+        rows.append(_learning(COMMANDS, name, trunk, 600, 1.0, syllable, *alike))
     return tuple(rows)
 
 
