@@ -55,12 +55,12 @@ class Ours:
     def long(self, files: Sequence[str]) -> None:
         """Frames and best symbols of a recording, block by block."""
         for encoded in self.backbone.encode_blocks(files[0], context=self.context):
-            self.ctc(encoded.frames[0]).argmax(-1)
+            self.ctc(encoded.frames[0]).max(-1)  # `argmax` takes three times as long in bfloat16
 
     def batch(self, files: Sequence[str]) -> None:
         """Frames and best symbols of many recordings."""
         for encoded in self.backbone.encode_batch(files, context=self.context):
-            self.ctc(encoded.frames[0]).argmax(-1)
+            self.ctc(encoded.frames[0]).max(-1)  # `argmax` takes three times as long in bfloat16
 
     def features(self, files: Sequence[str]) -> None:
         """Features of a recording, block by block."""
