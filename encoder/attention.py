@@ -21,7 +21,7 @@ QUERY_BLOCK = 512
 SCORES = 1 << 19
 """Scores of all heads that are computed at once where no gradient is needed: 2 MB, so that they stay in the cache."""
 LARGE = 32
-"""Queries from which on bfloat16 products of matrices pay; torch's fused attention takes twice as long."""
+"""Queries from which on two products pay in bfloat16 on a CPU, where torch's fused attention is slow."""
 
 LONGEST_TABLE = 4096
 """Offsets of the longest table of positions that is kept from one step to the next."""
@@ -224,11 +224,15 @@ class RelativeAttention(nn.Module):
             # A finite value, so that a padded query that sees no key gives numbers instead of NaN.
             bias = bias.masked_fill(~visible, -1e4 if bias.dtype == torch.float16 else -1e30)
         query = query + self.pos_bias_u[:, None]
-        if query.dtype == torch.bfloat16 and queries >= LARGE and not torch.is_grad_enabled():
+        if query.dtype == torch.bfloat16 and queries >= LARGE and self._infers_on_cpu(query):
             return _attend_in_halves(query, key, value, bias)
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
         )
+
+    def _infers_on_cpu(self, frames: Tensor) -> bool:
+        """Return whether this is inference on a CPU; a GPU's fused attention is not to be replaced."""
+        return not (self.training or torch.is_grad_enabled()) and frames.device.type == "cpu"
 
     def _positions(self, top: int, bottom: int, like: Tensor) -> Positions:
         table = relative_positions(top, bottom, self.pos_bias_u.numel(), like)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from encoder import Encoded
 from encoder.masks import length_mask
 from heads.head import FrameHead, HeadLabels, HeadOptions, TrunkSpec
+from heads.levels import answer_silence
 from heads.recognition import frame_times
 from heads.registry import register_head
 from trunkline.errors import ConfigError, DataError, nearest
@@ -210,11 +211,7 @@ class VoiceActivityHead(FrameClassifier):
         """Return the scores with the background, if there is one, where a frame heard nothing."""
         if not self.options.background or not bool(silent.any()):
             return output
-        logits = output.logits.clone()
-        rows = silent.nonzero()[:, 0].to(logits.device)
-        logits[0, rows] = -torch.inf
-        logits[0, rows, 0] = 0.0
-        return output._replace(logits=logits)
+        return output._replace(logits=answer_silence(output.logits, silent, 0))
 
 
 @register_head("phones")

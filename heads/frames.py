@@ -179,10 +179,6 @@ class KeptFrames:
                 bar.advance(float(seconds[groups == group].sum()))
         self._open(variant)
 
-    def readable(self, cuts: np.ndarray) -> np.ndarray:
-        """Return those of the cuts that could be read."""
-        return cuts[[cut not in self.quarantined for cut in cuts.tolist()]]
-
     def read(self, cut: int, variant: Variant) -> np.ndarray:
         """Return frames (rows, frames, dim) of a kept cut."""
         frames, first, last = self._places[variant][cut]

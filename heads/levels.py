@@ -82,6 +82,15 @@ class Levels:
         self._loud = np.pad(self._loud, (0, max(0, grains - len(self._loud))))
 
 
+def answer_silence(scores: Tensor, silent: Tensor, column: int) -> Tensor:
+    """Return log scores (1, frames, columns) that are certain of one column where `silent` (frames,) bool says so."""
+    scores = scores.clone()
+    rows = silent.nonzero()[:, 0].to(scores.device)
+    scores[0, rows] = -torch.inf
+    scores[0, rows, column] = 0.0
+    return scores
+
+
 def silent_frames(backbone: Backbone, waveform: np.ndarray | Tensor, frames: int) -> Tensor:
     """Return (frames,) bool: which frames of a waveform (samples,) at the backbone's rate heard nothing."""
     levels = Levels(backbone)

@@ -22,6 +22,7 @@ from heads.confidence import (
 )
 from heads.decoding import BeamOptions, Transcript
 from heads.head import Head, HeadLabels, HeadOptions, TrunkSpec
+from heads.levels import answer_silence
 from heads.utterances import utterances, whole
 from trunkline.errors import ConfigError, DataError, TrainingError
 from trunkline.log import get_logger
@@ -158,11 +159,8 @@ class RecognitionHead(Head):
         """Return the output with blanks only where a frame heard nothing: silence is never written as text."""
         if not bool(silent.any()):
             return output
-        log_probs = output.log_probs.clone()
-        rows = silent.nonzero()[:, 0].to(log_probs.device)
-        log_probs[0, rows] = -torch.inf
-        log_probs[0, rows, self.tokenizer.blank] = 0.0
-        return output._replace(log_probs=log_probs)
+        heard = answer_silence(output.log_probs, silent, self.tokenizer.blank)
+        return output._replace(log_probs=heard)
 
     def decode(self, output: Any) -> list[Transcription]:
         """Return the transcript of each item, with times and confidences; a long one is cut at its pauses."""

@@ -260,16 +260,20 @@ class HeadsRun:
     def _keep(self, corpus: Corpus, kept: list[KeptFrames], variants: list[Variant]) -> Corpus:
         """Compute frames, and leave out the cuts that cannot be read, up to `train.max_bad_fraction`."""
         readable: list[int] = []
+        faults: list[dict[str, Any]] = []
         for number, frames in enumerate(kept):
             rows = np.flatnonzero(corpus.source == number)
             for variant in variants:
                 frames.keep(corpus.place[rows], variant)
-            good = set(frames.readable(corpus.place[rows]).tolist())
-            readable += [int(row) for row in rows if int(corpus.place[row]) in good]
-        bad, limit = len(corpus) - len(readable), self.config.train.max_bad_fraction
-        faults = [fault for frames in kept for fault in frames.quarantined.values()]
+            for row in rows.tolist():  # kept frames may know of bad cuts that this corpus has not
+                fault = frames.quarantined.get(int(corpus.place[row]))
+                if fault is None:
+                    readable.append(row)
+                else:
+                    faults.append(fault)
+        limit = self.config.train.max_bad_fraction
         check_share(faults, len(corpus), limit, setting=SETTING, error=TrainingError)
-        return corpus if not bad else corpus.select(sorted(readable))
+        return corpus if not faults else corpus.select(sorted(readable))
 
     def _train(
         self, task: JointTask, items: Items, choice: Choice, settings: dict[str, Any]

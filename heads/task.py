@@ -161,7 +161,7 @@ class JointTask(nn.Module):
             if len(bent) < len(names):
                 branches.append(Branch(None, "all"))
             ways = self._encode(batch, branches, rows)
-            found |= dict(zip(bent, ways, strict=False))
+            found |= dict(zip(bent, ways[: len(bent)], strict=True))
             for name in set(names) - set(bent):
                 found[name] = _at(ways[-1], chosen[name], self.head(name))
         return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoder.config import FeatureConfig
-from encoder.features import mel_centres
+from encoder.features import LOWEST, mel_centres
 
 DECIBEL = 0.1 * math.log(10.0)
 KNOTS = 6
@@ -22,8 +22,8 @@ KNOTS = 6
 NOISE_COLOUR_DB = 12.0
 """Spectra of stationary noise differ by up to this many dB from a flat one, either way."""
 
-FLOOR = math.log(torch.finfo(torch.float32).eps)
-"""The least log-mel energy there is, see `encoder.features`."""
+FLOOR = math.log(LOWEST)
+"""The least log-mel energy there is."""
 GATE_DB = 20.0
 GATE_SLOPE = 2.5
 """Quiet bins lie up to so many times as far under the threshold as they did."""

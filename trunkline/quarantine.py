@@ -65,8 +65,10 @@ def check_share(
     if len(faults) <= max(1.0 if limit else 0.0, limit * total) and len(faults) < max(total, 1):
         return
     # A folder's cuts stand in no line; their reasons name the file.
-    named = [f"line {bad['line']}: " if bad.get("line") else "" for bad in faults[:5]]
-    told = [line + bad["reason"] for line, bad in zip(named, faults, strict=False)]
+    told = [
+        f"line {bad['line']}: {bad['reason']}" if bad.get("line") else bad["reason"]
+        for bad in faults[:5]
+    ]
     told += [remark] if remark else []
     raise error(
         f"{len(faults)} of {total} cuts cannot be read, more than {setting}{limit:g} allows: {' '.join(told)} "
