@@ -7,6 +7,7 @@ and each block sees only the keys its context allows, so memory grows with the l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,13 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.config import Context
-from encoder.masks import Window, attention_mask, chunk_windows, visible_range
+from encoder.masks import (
+    Window,
+    attention_mask,
+    chunk_windows,
+    rows_between,
+    visible_range,
+)
 
 QUERY_BLOCK = 512
 SCORES = 1 << 19
 """Scores of all heads that are computed at once where no gradient is needed: 2 MB, so that they stay in the cache."""
 LARGE = 32
 """Queries from which on two products pay in bfloat16 on a CPU, where torch's fused attention is slow."""
+
+THERE = 0.75
+"""Share of the keys that have to be there for windows to be joined in these products: fewer are faster than small."""
 
 LONGEST_TABLE = 4096
 """Offsets of the longest table of positions that is kept from one step to the next."""
@@ -61,9 +71,10 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
 def _attend_in_halves(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """Attend in bfloat16 by two products; the softmax between them is computed in float32, and rounded."""
     lead, dim = query.shape[:2], query.shape[-1]
-    query = (query * dim**-0.5).flatten(0, 1)
-    key, value, bias = key.flatten(0, 1), value.flatten(0, 1), bias.flatten(0, 1)
-    scores = torch.baddbmm(bias, query, key.transpose(1, 2))
+    query, value = query.flatten(0, 1), value.flatten(0, 1)
+    # oneDNN would copy transposed keys, one number at a time.
+    key = key.flatten(0, 1).contiguous().transpose(1, 2)
+    scores = bias.flatten(0, 1).baddbmm_(query, key, alpha=dim**-0.5)
     return torch.bmm(scores.softmax(dim=-1), value).unflatten(0, lead)
 
 
@@ -151,8 +162,9 @@ class RelativeAttention(nn.Module):
         """
         top, bottom = context.left + context.chunk - 1, context.chunk + context.right - 1
         if context.is_full or top + bottom > LONGEST_TABLE:
+            # Windows that are joined may reach past the ends of a recording.
             limits = [
-                longest - 1 if context.is_full else min(x, longest - 1) for x in (top, bottom)
+                longest - 1 if context.is_full else min(x, 2 * longest) for x in (top, bottom)
             ]
             return self._positions(limits[0], -limits[1], self.pos_bias_u)
         weights = list(chain(self.linear_pos.parameters(), self.linear_pos.buffers()))
@@ -175,7 +187,7 @@ class RelativeAttention(nn.Module):
         context: Context,
         positions: Positions,
     ) -> Tensor:
-        """Attend with queries that begin a chunk to keys that are all there; without masks, and without copies.
+        """Attend with queries that begin a chunk to keys that are all there, window by window.
 
         Args:
             query: (batch, queries, dim), the frames from `first` on.
@@ -193,13 +205,18 @@ class RelativeAttention(nn.Module):
         budget = max(1, SCORES // (self.heads * batch))
         total = low + key.shape[1]
         outputs = []
-        for window in chunk_windows(first, first + queries, total, context, budget, batch == 1):
+        there = THERE if self._by_products(query) else 1.0
+        for window in chunk_windows(
+            first, first + queries, total, context, budget, batch == 1, there
+        ):
             asked = self._windows(query, window, window.first - first, window.last - first, context)
             seen, heard = (
                 self._windows(part, window, window.low - low, window.high - low, context)
                 for part in (key, value)
             )
-            attended = self._attend(asked, seen, heard, positions, window.first - window.low)
+            missing = window.missing(context.chunk, total)
+            offset = window.first - window.low
+            attended = self._attend(asked, seen, heard, positions, offset, missing=missing)
             outputs.append(attended.transpose(1, 2).reshape(batch, -1, dim))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
@@ -211,8 +228,12 @@ class RelativeAttention(nn.Module):
         positions: Positions,
         offset: int,
         visible: Tensor | None = None,
+        missing: Sequence[tuple[int, slice]] = (),
     ) -> Tensor:
-        """Attend with queries (batch, heads, queries, head dim) to keys, of which the first is `offset` before them."""
+        """Attend with queries (batch, heads, queries, head dim) to keys, of which the first is `offset` before them.
+
+        What is not `visible`, or in the slices of `missing` for an item, gets no weight.
+        """
         batch, _, queries, _ = query.shape
         keys = key.shape[2]
         table = positions.between(offset + queries - 1, offset - keys + 1)
@@ -220,19 +241,25 @@ class RelativeAttention(nn.Module):
         rows = (query + self.pos_bias_v[:, None]).transpose(0, 1).flatten(1, 2)
         scores = (rows @ table).unflatten(1, (batch, queries)).transpose(0, 1)
         bias = relative_shift(scores, keys)
+        # A finite value, so that a padded query that sees no key gives numbers instead of NaN.
+        nothing = -1e4 if bias.dtype == torch.float16 else -1e30
         if visible is not None:
-            # A finite value, so that a padded query that sees no key gives numbers instead of NaN.
-            bias = bias.masked_fill(~visible, -1e4 if bias.dtype == torch.float16 else -1e30)
+            bias = bias.masked_fill(~visible, nothing)
+        if missing:
+            bias = bias.contiguous()
+        for item, hidden in missing:
+            bias[item, :, :, hidden] = nothing
         query = query + self.pos_bias_u[:, None]
-        if query.dtype == torch.bfloat16 and queries >= LARGE and self._infers_on_cpu(query):
+        if queries >= LARGE and self._by_products(query):
             return _attend_in_halves(query, key, value, bias)
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
         )
 
-    def _infers_on_cpu(self, frames: Tensor) -> bool:
-        """Return whether this is inference on a CPU; a GPU's fused attention is not to be replaced."""
-        return not (self.training or torch.is_grad_enabled()) and frames.device.type == "cpu"
+    def _by_products(self, frames: Tensor) -> bool:
+        """Return whether this is inference in bfloat16 on a CPU; a GPU's fused attention is not to be replaced."""
+        inference = not (self.training or torch.is_grad_enabled())
+        return inference and frames.dtype == torch.bfloat16 and frames.device.type == "cpu"
 
     def _positions(self, top: int, bottom: int, like: Tensor) -> Positions:
         table = relative_positions(top, bottom, self.pos_bias_u.numel(), like)
@@ -249,6 +276,7 @@ class RelativeAttention(nn.Module):
         """Return rows [first, last), and for a window that repeats those a chunk further on: a view, by head."""
         if window.repeats == 1:
             return self._heads(frames[:, first:last])
-        rows = frames[0, first : last + (window.repeats - 1) * context.chunk]
+        last_row = last + (window.repeats - 1) * context.chunk
+        rows = rows_between(frames, first, last_row)[0]
         windows = rows.unfold(0, last - first, context.chunk)
         return windows.unflatten(1, (self.heads, -1)).transpose(2, 3)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.config import Context
+from encoder.masks import rows_between
 
 
 class ConvolutionModule(nn.Module):
@@ -62,21 +63,13 @@ class ConvolutionModule(nn.Module):
         if first == last:
             return hidden[:, :0]
         if context.is_full or context.right >= half:
-            seen = _between(hidden, first - half - low, last + half - low)
+            seen = rows_between(hidden, first - half - low, last + half - low)
             return self.depthwise_conv(seen.transpose(1, 2)).transpose(1, 2)
         # Whole chunks, each with what it reaches, of which `right` frames past its end may be seen.
         begin, chunks = first // chunk * chunk, -(-last // chunk) - first // chunk
-        rows = _between(hidden, begin - half - low, begin + chunks * chunk + half - low)
+        rows = rows_between(hidden, begin - half - low, begin + chunks * chunk + half - low)
         windows = rows.transpose(1, 2).unfold(2, chunk + 2 * half, chunk)
         seen = torch.arange(chunk + 2 * half, device=hidden.device) < half + chunk + context.right
         windows = windows.masked_fill(~seen, 0.0).transpose(1, 2).flatten(0, 1)
         output = self.depthwise_conv(windows).unflatten(0, (-1, chunks))
         return output.permute(0, 1, 3, 2).flatten(1, 2)[:, first - begin : last - begin]
-
-
-def _between(rows: Tensor, first: int, last: int) -> Tensor:
-    """Return rows [first, last) of (batch, rows, dim), with zeros where there are none."""
-    total = rows.shape[1]
-    inside = rows[:, max(0, first) : max(0, min(last, total))]
-    before, after = max(0, -first), max(0, last - max(total, first))
-    return functional.pad(inside, (0, 0, before, after)) if before or after else inside

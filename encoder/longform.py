@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 BLOCK_FRAMES = 768
 """Frames of one step, a minute: enough for fast matrix products, few enough for the cache."""
-BLOCK_SECONDS = 10.0
-"""Audio that is decoded and made features at once."""
+BLOCK_SECONDS = 2.0
+"""Audio that is decoded and made features at once; what is computed on the way stays in the cache."""
 LONGEST_FULL = 45_000
 """Frames (one hour) up to which full context is served: its memory grows with the length, its time with the square."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from encoder.config import Context
 
@@ -44,7 +45,10 @@ def length_mask(lengths: Tensor, total: int) -> Tensor:
 
 
 class Window(NamedTuple):
-    """Queries [first, last) that all see the keys [low, high); `repeats` such windows lie a chunk apart."""
+    """Queries [first, last) that all see the keys [low, high); `repeats` such windows lie a chunk apart.
+
+    Where windows repeat, some of their keys may lie outside of the recording: there are none, and nothing sees them.
+    """
 
     first: int
     last: int
@@ -52,11 +56,31 @@ class Window(NamedTuple):
     high: int
     repeats: int = 1
 
+    def there(self, chunk: int, total: int) -> int:
+        """Return how many of the keys are there, of `total`, over all repeats."""
+        moves = range(0, self.repeats * chunk, chunk)
+        return sum(min(self.high + move, total) - max(self.low + move, 0) for move in moves)
+
+    def missing(self, chunk: int, total: int) -> list[tuple[int, slice]]:
+        """Return which keys are not there, of `total`, in which of the repeats."""
+        found = []
+        for repeat in range(self.repeats):
+            low, high = self.low + repeat * chunk, self.high + repeat * chunk
+            found += [(repeat, slice(0, -low))] if low < 0 else []
+            found += [(repeat, slice(total - low, None))] if high > total else []
+        return found
+
 
 def chunk_windows(
-    first: int, last: int, total: int, context: Context, budget: int, repeat: bool = True
+    first: int,
+    last: int,
+    total: int,
+    context: Context,
+    budget: int,
+    repeat: bool = True,
+    there: float = 1.0,
 ) -> Iterator[Window]:
-    """Yield the queries [first, last) in windows that need no mask, of at most `budget` scores where that is possible.
+    """Yield the queries [first, last) in windows of at most `budget` scores where that is possible.
 
     Args:
         first: the first query, which begins a chunk.
@@ -65,6 +89,7 @@ def chunk_windows(
         context: what each query may see.
         budget: scores (queries times keys) of one window, times its repeats.
         repeat: whether windows of one shape may be joined to one that repeats.
+        there: share of the keys that have to be there, or windows are not joined.
     """
     if context.is_full:
         yield from _split(Window(first, last, 0, total), budget)
@@ -74,23 +99,32 @@ def chunk_windows(
     at_once = max(1, budget // size) if repeat else 1
     start = first
     while start < last:
-        # Chunks whose whole window is there, one shape: as many at once as the budget allows.
-        whole = min(last - start, total - right - start) // chunk if start >= left else 0
-        if whole >= 1:
-            repeats = min(whole, at_once)
-            window = Window(start, start + chunk, start - left, start + chunk + right, repeats)
+        window = Window(start, start + chunk, start - left, start + chunk + right)
+        joined = window._replace(repeats=min(at_once, (last - start) // chunk))
+        if joined.repeats * (left + chunk + right) * there > joined.there(chunk, total):
+            whole = min(last - start, total - right - start) // chunk if start >= left else 0
+            joined = window._replace(repeats=min(at_once, whole))
+        if joined.repeats > 1:
+            yield joined
         else:
-            repeats = 1
             stop = min(start + chunk, last)
-            window = Window(start, stop, max(0, start - left), min(start + chunk + right, total))
-        yield from _split(window, budget)
-        start += repeats * chunk
+            alone = Window(start, stop, max(0, window.low), min(window.high, total))
+            yield from _split(alone, budget)
+        start += max(1, joined.repeats) * chunk
 
 
 def _split(window: Window, budget: int) -> Iterator[Window]:
     rows = max(16, budget // max(1, window.high - window.low))
-    if window.repeats > 1 or window.last - window.first <= rows:
+    if window.last - window.first <= rows:
         yield window
         return
     for first in range(window.first, window.last, rows):
         yield window._replace(first=first, last=min(first + rows, window.last))
+
+
+def rows_between(rows: Tensor, first: int, last: int) -> Tensor:
+    """Return rows [first, last) of (batch, rows, dim), with zeros where there are none."""
+    total = rows.shape[1]
+    inside = rows[:, max(0, first) : max(0, min(last, total))]
+    before, after = max(0, -first), max(0, last - max(total, first))
+    return functional.pad(inside, (0, 0, before, after)) if before or after else inside

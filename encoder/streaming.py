@@ -166,6 +166,11 @@ class _Part(NamedTuple):
     before: Progress
     after: Progress
 
+    def attended_at_once(self) -> bool:
+        """Return whether these frames are the ones that can be queries now: none waited, none has to wait."""
+        asked = self.after.attended - self.before.attended
+        return not self.state.waiting.shape[1] and asked == self.frames.shape[1]
+
 
 def _advance_layer(
     layer: ConformerLayer, parts: Sequence[_Part], context: Context
@@ -189,7 +194,8 @@ def _advance_layer(
             strict=True,
         )
     ]
-    residual, attended = _attend(layer, taken, parts, context)
+    at_once = all(part.attended_at_once() for part in parts)
+    residual, attended = _attend(layer, taken, parts, context, normed if at_once else None)
     rows, unpack = _packed(residual)
     rows = rows + _in_blocks(attention.linear_out, attended)
     gated = unpack(_in_blocks(lambda frames: convolution.gate(layer.norm_conv(frames)), rows))
@@ -222,9 +228,16 @@ def _advance_layer(
 
 
 def _attend(
-    layer: ConformerLayer, states: Sequence[LayerState], parts: Sequence[_Part], context: Context
+    layer: ConformerLayer,
+    states: Sequence[LayerState],
+    parts: Sequence[_Part],
+    context: Context,
+    normed: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Return the frames that can be queries now, and what attention makes of all of them, packed."""
+    """Return the frames that can be queries now, and what attention makes of all of them, packed.
+
+    `normed` is what the norm made of them, packed, where that is known.
+    """
     attention = layer.self_attn
     ready = [
         state.waiting[:, : part.after.attended - part.before.attended]
@@ -233,7 +246,8 @@ def _attend(
     rows, unpack = _packed(ready)
     if not len(rows):
         return ready, rows
-    queries = unpack(attention.linear_q(layer.norm_mha(rows)))
+    normed = layer.norm_mha(rows) if normed is None else normed
+    queries = unpack(attention.linear_q(normed))
     positions: Positions = attention.positions(max(part.after.taken for part in parts), context)
     attended = [
         attention.attend_known(

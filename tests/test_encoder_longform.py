@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_encoder_golden import GOLDEN, SETTINGS, assert_equal, context, vectors
 from test_encoder_golden import backbone as golden_backbone
 
-from encoder import Context, StreamingSession, longform
+from encoder import Context, StreamingSession, attention, longform
 from encoder.masks import attention_mask, chunk_windows
 from trunkline.audio import AudioFault
 from trunkline.errors import ConfigError, DataError, UsageError
@@ -126,12 +126,10 @@ def test_windows_cover_each_query_once_with_exactly_the_keys_it_sees(data):
     first = data.draw(st.integers(0, 6)) * chunk
     last = first + data.draw(st.integers(1, 60))
     total = last + data.draw(st.integers(0, 30))
-    low = torch.arange(total)
-    seen = attention_mask(torch.arange(first, last), low, limits)
+    seen = attention_mask(torch.arange(first, last), torch.arange(total), limits)
     position = first
-    for window in chunk_windows(
-        first, last, total, limits, data.draw(st.sampled_from([1, 300, 5000]))
-    ):
+    budget, there = data.draw(st.sampled_from([1, 300, 5000])), data.draw(st.sampled_from([0.4, 1]))
+    for window in chunk_windows(first, last, total, limits, budget, there=there):
         assert window.first == position
         for repeat in range(window.repeats):
             move = repeat * limits.chunk if window.repeats > 1 else 0
@@ -141,9 +139,43 @@ def test_windows_cover_each_query_once_with_exactly_the_keys_it_sees(data):
                     if seen is None
                     else seen[query - first].nonzero().flatten().tolist()
                 )
-                assert (keys[0], keys[-1] + 1) == (window.low + move, window.high + move)
+                low, high = window.low + move, window.high + move
+                if window.repeats > 1:
+                    low, high = max(0, low), min(high, total)
+                assert (keys[0], keys[-1] + 1) == (low, high)
                 position += 1
     assert position == last
+
+
+@pytest.mark.parametrize(
+    ("first", "frames", "total"), [(0, 200, 200), (0, 137, 140), (64, 96, 180)]
+)
+@torch.no_grad()
+def test_windows_joined_at_the_ends_of_a_recording_attend_as_each_alone(
+    first, frames, total, monkeypatch
+):
+    """In bfloat16 on a CPU they are joined, with keys that are not there; the same is asked in float32."""
+    limits = Context(32, 32, 40)
+    torch.manual_seed(0)
+    layer = attention.RelativeAttention(32, 2, 0.0).eval()
+    low = max(0, first - limits.left)
+    query, keys, values = torch.randn(1, frames, 32), *torch.randn(2, 1, total - low, 32)
+    positions = layer.positions(total, limits)
+    joined = []
+
+    def attended():
+        return layer.attend_known(query, keys, values, first, low, limits, positions)
+
+    def noted(*given, **options):
+        for window in chunk_windows(*given, **options):
+            joined.append(len(window.missing(limits.chunk, total)))
+            yield window
+
+    alone = attended()
+    monkeypatch.setattr(attention, "chunk_windows", noted)
+    monkeypatch.setattr(layer, "_by_products", lambda frames: True)
+    torch.testing.assert_close(attended(), alone, atol=1e-6, rtol=1e-5)
+    assert max(joined) > 0
 
 
 def test_pieces_follow_each_other_in_time_and_have_their_layers():

@@ -116,6 +116,17 @@ def test_unreadable_recordings_are_left_out_up_to_a_share(home, config):
         HeadsRun(config(f"data.train={bad}", f"out={home / 'worse'}")).run()
 
 
+def test_shared_frames_bring_no_unreadable_recordings_of_other_corpora(home, config):
+    soundfile.write(home / "data/empty.wav", np.zeros(0, np.float32), RATE)
+    path = edited(
+        home, "some", lambda i, row: row | ({"audio_filepath": "empty.wav"} if i < 4 else {})
+    )
+    shared = (f"data.train={path}", f"data.cache={home / 'shared'}", "train.steps=2")
+    HeadsRun(config(*shared, "train.max_bad_fraction=0.5")).run()
+    clean = (*shared, "data.split=dev", "train.max_bad_fraction=0", f"out={home / 'clean'}")
+    HeadsRun(config(*clean)).run()
+
+
 def test_a_turn_of_a_tenth_of_a_second_has_a_frame(home):
     backbone = open_trunk(str(home / "backbone"))
     soundfile.write(home / "data/short.wav", np.full(RATE // 10, 0.1, np.float32), RATE)

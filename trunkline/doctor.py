@@ -91,6 +91,7 @@ def examine(_: argparse.Namespace | None = None) -> dict[str, Any]:
         "disk_free_gb": round(shutil.disk_usage(os.curdir).free / 1e9, 1),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT"),
     }
     for look in (_torch, _torchaudio, _libsndfile, _ssl):
         found, fault = look()
