@@ -9,7 +9,9 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,11 +159,16 @@ class _ShardWork:
     def __init__(self, exporter: Exporter, shard: Shard, report: ShardReport) -> None:
         self.exporter, self.shard, self.report = exporter, shard, report
         self.backbone, self.options = exporter.backbone, exporter.options
-        self._facts: dict[Any, planning.AudioFacts] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._facts: dict[Path, Future[planning.AudioFacts]] = {}
         self.layers: Layers = wanted_layers(exporter.options.layer)
 
     def encode(self, jobs: Sequence[Job]) -> None:
-        """Encode jobs in their order, short ones in a row together."""
+        """Encode jobs in their order, short ones in a row together; a thread hashes their recordings meanwhile."""
+        with self._thread:
+            self._encode(jobs)
+
+    def _encode(self, jobs: Sequence[Job]) -> None:
         from encoder.longform import BLOCK_FRAMES
 
         room = full = BLOCK_FRAMES * self.backbone.frame_shift
@@ -170,11 +177,13 @@ class _ShardWork:
             if not 0 < job.duration <= SHORT_SECONDS:
                 self._together(waiting)
                 waiting, room = [], full
+                self._look_at(job.cut)
                 self._one(job, self._pieces(job))
                 continue
             began = time.perf_counter()
             try:
                 waiting.append((job, job.cut.load(self.backbone.sample_rate)))
+                self._look_at(job.cut)
             except UNREADABLE as error:
                 self._fault(job, error)
                 continue
@@ -208,7 +217,6 @@ class _ShardWork:
     def _one(self, job: Job, pieces: Iterator[Encoded]) -> None:
         """Write what the spaces want of one cut. What cannot be read is a fault, what cannot be written is raised."""
         try:
-            facts = self._facts_of(job.cut)
             shortest = self.backbone.receptive_field / self.backbone.sample_rate
             windows = windows_of(job.cut, max(job.duration, shortest), self.options.segments)
         except UNREADABLE as error:
@@ -236,6 +244,12 @@ class _ShardWork:
                 if frames is None:
                     break
                 sinks.write(frames)
+            try:
+                facts = self._facts_of(job.cut)
+            except UNREADABLE as error:
+                sinks.abort()
+                self._fault(job, error)
+                return
         except BaseException:
             sinks.abort()
             raise
@@ -251,15 +265,24 @@ class _ShardWork:
             raise DataError(f"The backbone gave NaN or infinite frames of cut {job.cut.id!r}.")
         return array
 
-    def _facts_of(self, cut: Cut) -> planning.AudioFacts:
+    def _look_at(self, cut: Cut) -> None:
+        """Have the thread look at a cut's recording; the cuts of one recording follow one another."""
         path = cut.audio_filepath
         if path not in self._facts:
-            try:
-                facts = planning.audio_facts(path, self.options.audio_hash)
-            except OSError as error:
-                raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
-            self._facts = {path: facts}  # the cuts of a recording follow one another
-        return self._facts[path]
+            given = planning.audio_facts, path, self.options.audio_hash
+            self._facts[path] = self._thread.submit(*given)
+
+    def _facts_of(self, cut: Cut) -> planning.AudioFacts:
+        """Return what the thread saw, and forget what it saw of recordings before."""
+        path = cut.audio_filepath
+        self._look_at(cut)
+        try:
+            facts = self._facts[path].result()
+        except OSError as error:
+            raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
+        while (first := next(iter(self._facts))) != path:
+            del self._facts[first]
+        return facts
 
     def _fault(self, job: Job, error: Exception) -> None:
         cut = job.cut

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ from embstore.schema import ROW_GROUP, writer_options
 from embstore.state import Keys, StoredFile
 from embstore.storage import Staged, Storage, writing
 from trunkline.checkpoint import sha256_file
-from trunkline.errors import DataError
+from trunkline.errors import DataError, StorageError
 
 Keep = Callable[[pa.RecordBatch], np.ndarray]
 """Which rows of a batch stay, (rows,) bool."""
 
 
 class TableWriter:
-    """One staged Parquet file, in row groups of `ROW_GROUP` rows; memory is that of one row group."""
+    """One staged Parquet file, in row groups of `ROW_GROUP` rows; memory is that of two row groups.
+
+    A whole row group is written in a thread, while the next one is made.
+    """
 
     def __init__(self, storage: Storage, schema: pa.Schema) -> None:
         self.storage, self.schema = storage, schema
@@ -30,6 +34,8 @@ class TableWriter:
         self.rows = 0
         self._waiting: list[pa.Table] = []
         self._held = 0
+        self._thread: ThreadPoolExecutor | None = None
+        self._written: Future[None] | None = None
         try:
             with writing(self.staged.path):
                 self._sink = pa.OSFile(str(self.staged.path), "wb")
@@ -46,13 +52,17 @@ class TableWriter:
         if self._held >= ROW_GROUP:
             joined = pa.concat_tables(self._waiting)
             whole = joined.num_rows - joined.num_rows % ROW_GROUP
-            with writing(self.staged.path):
-                self._file.write_table(joined.slice(0, whole), row_group_size=ROW_GROUP)
+            self._wait()
+            self._thread = self._thread or ThreadPoolExecutor(1)
+            self._written = self._thread.submit(
+                self._file.write_table, joined.slice(0, whole), row_group_size=ROW_GROUP
+            )
             self._waiting = [joined.slice(whole)]
             self._held = joined.num_rows - whole
 
     def finish(self, path: str, table: str, space: str) -> StoredFile:
         """Close the file, read it back, and say what it is; the commit that names it waits for the disk."""
+        self._end()
         with writing(self.staged.path):
             if self._held or not self.rows:
                 joined = pa.concat_tables([self.schema.empty_table(), *self._waiting])
@@ -69,10 +79,25 @@ class TableWriter:
 
     def discard(self) -> None:
         """Leave nothing behind."""
+        with contextlib.suppress(StorageError):
+            self._end()
         for each in (self._file, self._sink):
             with contextlib.suppress(OSError, pa.ArrowException):
                 each.close()
         self.staged.drop()
+
+    def _end(self) -> None:
+        """Wait for what is being written, and let the thread go."""
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the row group that is being written, and raise what went wrong."""
+        written, self._written = self._written, None
+        if written is not None:
+            with writing(self.staged.path):
+                written.result()
 
 
 def part_name(table: str, space: str, unique: str) -> str:

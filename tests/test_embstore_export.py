@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -172,6 +173,28 @@ def test_what_cannot_be_read_is_listed_and_harms_nothing_else(made, tmp_path, ca
     rows = [row for file in errors for row in store.table(file).to_pylist()]
     assert sorted(row["cut_id"] for row in rows) == ["call/1", "turn-1"], "noted once, not twice"
     assert all(row["reason"] and row["line"] for row in rows)
+
+
+def test_every_cut_bears_the_hash_of_its_recording_in_whatever_order(made, tmp_path, capsys):
+    folder = tmp_path / "recordings"
+    write_recordings(folder)
+    names = ["turn-0", "turn-1", "turn-0", "call", "turn-1", "call", "turn-0"]
+    rows = [
+        {"id": f"cut-{n}", "call_id": f"c{n}", "audio_filepath": f"{name}.wav", "channel": 0}
+        | ({"start": 0.1 * n, "duration": 0.5} if name != "call" else {})
+        for n, name in enumerate(names)
+    ]
+    manifest = folder / "mixed.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, summary, _ = run_export(
+        capsys, *words(made, tmp_path / "store"), "--manifest", manifest
+    )
+    assert (status, summary["encoded"]) == (0, 7)
+    store = EmbeddingStore.open(tmp_path / "store")
+    found = dict(zip(*(column(store, name, "calls") for name in ("cut_id", "audio_sha256")), strict=True))  # fmt: skip
+    for number, name in enumerate(names):
+        data = (folder / f"{name}.wav").read_bytes()
+        assert found[f"cut-{number}"] == hashlib.sha256(data).hexdigest()
 
 
 def test_a_recording_that_changed_is_told_and_exported_again_on_request(made, tmp_path, capsys):

@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from embstore import EmbeddingStore, Space
+from embstore.index import adding
+from embstore.index.adding import FlatFile, InMemory, exact, exact_index
 from embstore.index.build import build, number_of_lists, plan, recalls
 from embstore.index.folder import FAISS, IDS, INFO, find
 from embstore.index.opened import Index
@@ -73,6 +76,30 @@ def test_a_flat_index_finds_what_brute_force_finds(flat, points):
     assert found["rank"].to_pylist() == list(range(1, 11)) * 25
     best = (unit(queries[:1]) @ unit(points).T).max()
     assert found["score"][0].as_py() == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_an_exact_index_has_the_bytes_that_faiss_writes(rows, tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((rows, 5), dtype=np.float32)
+    index = exact_index(5)
+    index.add_with_ids(vectors, np.arange(rows, dtype=np.int64))
+    faiss.write_index(index, str(tmp_path / "faiss"))
+    made = exact(tmp_path / "ours", rows, 5)
+    assert isinstance(made, FlatFile)
+    for batch in np.array_split(vectors, 3):
+        made.add(batch)
+    made.finish()
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "faiss").read_bytes()
+
+
+def test_with_another_faiss_an_exact_index_is_made_in_memory(store, tmp_path, monkeypatch):
+    expected = build(plan(store, "pooled", SPACE, "as-ever", kind="flat"))
+    monkeypatch.setattr(adding, "_after", lambda rows: b"")
+    assert isinstance(exact(tmp_path / "index", 3, 4), InMemory)
+    made = build(plan(store, "pooled", SPACE, "other", kind="flat"))
+    assert made.rows == expected.rows
+    one, two = (find(store.path, name) / FAISS for name in ("as-ever", "other"))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_a_row_found_says_where_it_comes_from(flat):

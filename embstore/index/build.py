@@ -1,6 +1,6 @@
 """Make a FAISS index from Parquet, batch by batch: exact while it fits, an inverted file with 8-bit codes beyond.
 
-Only the index itself, one batch and (for an inverted file) the training sample are in memory at a time.
+In memory are, at a time, one batch, and of an inverted file the index itself and the sample that trains it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
+from embstore.index.adding import InMemory, exact
 from embstore.index.exact import Neighbours
 from embstore.index.folder import FAISS, IDS, IndexInfo, new_version, write_info
 from embstore.index.ids import IdsWriter, ids_schema
 from embstore.index.metric import METRICS, SAMPLE, Metric, whitening
 from embstore.index.parts import ahead, batches, open_part, prepared
-from embstore.schema import VECTORS, Space
+from embstore.schema import ROW_GROUP, VECTORS, Space
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
 from trunkline.errors import DataError, UsageError, nearest
@@ -103,23 +104,27 @@ def build(plan: Plan) -> IndexInfo:
         if plan.metric == "whitened"
         else Metric(plan.metric)
     )
-    index = _empty(plan, kind, total, metric)
     queries = _queries(plan, metric) if kind == "ivf-sq8" else None
-    exact = None if queries is None else Neighbours(queries, K + 1)
+    truth = None if queries is None else Neighbours(queries, K + 1)
     with new_version(plan.store.path, plan.name) as folder:
+        if kind == "flat":
+            adding = exact(folder / FAISS, plan.rows, plan.space.dim)
+        else:
+            adding = InMemory(folder / FAISS, _trained(plan, kind, total, metric))
+        index = adding.index if isinstance(adding, InMemory) else None
         with IdsWriter(folder / IDS, ids_schema(plan.table, plan.space)) as ids:
-            for row, vectors in _vectors(plan, metric, ids, index):
-                index.add(vectors)
-                if exact is not None:
-                    exact.look(vectors, row)
+            for row, vectors in _vectors(plan, metric, ids):
+                adding.add(vectors)
+                if truth is not None:
+                    truth.look(vectors, row)
         recall: dict[str, Any] = {}
-        if queries is not None and exact is not None:
-            recall = tune(index.index, queries, exact)
-        faiss.write_index(index.index, str(folder / FAISS))
+        if queries is not None and truth is not None:
+            recall = tune(index, queries, truth)
+        adding.finish()
         info = IndexInfo(
             plan.name, plan.table, plan.space.name, kind, plan.metric, plan.space.dim, plan.rows, plan.rows,
             {file.path: file.sha256 for file in plan.mine}, plan.store.state.version,
-            nprobe=getattr(index.index, "nprobe", 0), lists=getattr(index.index, "nlist", 0), recall=recall,
+            nprobe=getattr(index, "nprobe", 0), lists=getattr(index, "nlist", 0), recall=recall,
             shard="{}/{}".format(*plan.shard) if plan.shard[1] > 1 else "",
         )  # fmt: skip
         metric.save(folder)
@@ -141,46 +146,8 @@ def number_of_lists(rows: int) -> int:
     return max(1, min(wanted, 2 ** int(math.log2(max(1, rows / POINTS_PER_LIST)))))
 
 
-class Adder:
-    """A FAISS index that gets vectors with ids from 0 on; a Flat one has its memory from the start.
-
-    FAISS grows a Flat index by doubling, which for a moment takes up to three times its size. Here the memory is
-    taken once, and vectors are written where they will stay.
-    """
-
-    def __init__(self, index: Any, rows: int, *, flat: bool = False) -> None:
-        self.index = index
-        self.rows = 0
-        self._place = self._room = None
-        if flat:
-            inner: Any = faiss.downcast_index(index.index)
-            inner.codes.resize(rows * index.d * 4)
-            inner.ntotal = rows
-            self._place = faiss.rev_swig_ptr(inner.get_xb(), rows * index.d).reshape(rows, index.d)
-            faiss.copy_array_to_vector(np.arange(rows, dtype=np.int64), index.id_map)
-            index.ntotal = rows
-
-    def room(self, rows: int) -> np.ndarray | None:
-        """Return where the next vectors (rows, dim) will lie, None where they are encoded."""
-        if self._place is not None:
-            self._room = self._place[self.rows : self.rows + rows]
-        return self._room
-
-    def add(self, vectors: np.ndarray) -> None:
-        """Add (rows, dim) float32, which may lie in their room already."""
-        last = self.rows + len(vectors)
-        if self._place is not None:
-            if vectors is not self._room:
-                self._place[self.rows : last] = vectors
-        else:
-            self.index.add_with_ids(vectors, np.arange(self.rows, last, dtype=np.int64))
-        self.rows = last
-
-
-def _empty(plan: Plan, kind: str, total: int, metric: Metric) -> Adder:
-    if kind == "flat":
-        # IDMap, not IDMap2: its way back from ids to places would be rebuilt at every opening.
-        return Adder(faiss.IndexIDMap(faiss.IndexFlatIP(plan.space.dim)), plan.rows, flat=True)
+def _trained(plan: Plan, kind: str, total: int, metric: Metric) -> Any:
+    """Return an empty FAISS index that takes ids."""
     lists = number_of_lists(total)
     description = f"IVF{lists},SQ8" if kind == "ivf-sq8" else kind
     try:
@@ -194,7 +161,7 @@ def _empty(plan: Plan, kind: str, total: int, metric: Metric) -> Adder:
     if not index.is_trained:
         wanted = POINTS_PER_LIST * max(getattr(index, "nlist", lists), 256)
         index.train(sample(plan, min(wanted, plan.max_memory // (8 * plan.space.dim)), metric))
-    return Adder(index, plan.rows)
+    return index
 
 
 def sample(plan: Plan, rows: int, metric: Metric) -> np.ndarray:
@@ -233,17 +200,17 @@ def _queries(plan: Plan, metric: Metric) -> np.ndarray:
     ]
 
 
-def _vectors(
-    plan: Plan, metric: Metric, ids: IdsWriter, index: Adder
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each batch's vectors and the number of the first over all files; note their ids."""
+def _vectors(plan: Plan, metric: Metric, ids: IdsWriter) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each batch's vectors, until the next, and the number of the first over all files; note their ids."""
+    # Kept, so that the system does not have to find memory for every batch.
+    room = np.empty((ROW_GROUP, plan.space.dim), np.float32)
     with progress(total=plan.rows, description=plan.name, unit="vectors") as bar:
         first = 0
         for file in plan.mine:
             row = 0
             for batch in ahead(batches(plan.store, file)):
-                room = index.room(batch.num_rows)
-                yield first, prepared(batch, file.path, metric, plan.space.dim, room)
+                own = room[: batch.num_rows]
+                yield first, prepared(batch, file.path, metric, plan.space.dim, own)
                 ids.write(batch, file.path, row, first)
                 row += batch.num_rows
                 first += batch.num_rows
