@@ -231,9 +231,9 @@ def commit(work: Path) -> Row:
     wall, cpu, protocol, flush = [], [], [], []
     publish = store.log.commit
 
-    def timed(*given: Any) -> int | None:
+    def timed(build: Any, staged: Any = ()) -> int | None:
         clock = Clock()
-        version = publish(*given)
+        version = publish(build, staged)
         protocol.append(clock.wall())
         return version
 
