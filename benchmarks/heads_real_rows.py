@@ -153,7 +153,8 @@ def _rows() -> tuple[Row, ...]:
         rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 1500))
         rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 1200, 1.0, *alike))
         name = f"commands-{short}-syllables"
-        rows.append(_learning(COMMANDS, name, trunk, 600, 1.0, syllable, *alike))
+        streamed = ("trunk.lr=0.001", "contexts.full=0.1")
+        rows.append(_learning(COMMANDS, name, trunk, 2000, 1.0, syllable, *streamed))
     return tuple(rows)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 from embstore.log import CommitLog
 from embstore.schema import (
     FRAMES,
+    ROW_GROUP,
     VECTORS,
     Space,
     all_finite,
@@ -301,10 +304,18 @@ class Shard:
     def _finish(self) -> None:
         for name in list(self._waiting):
             self._write_held(name)
-        for (table, space), writer in self._writers.items():
-            path = part_name(table, space, self._unique)
-            self._files.append((writer.finish(path, table, space), writer.staged))
+        many = sum(writer.rows for writer in self._writers.values()) >= ROW_GROUP
+        # Each is compressed and hashed; for a few rows a thread costs more than it saves.
+        with ThreadPoolExecutor(max(1, len(self._writers))) if many else nullcontext() as threads:
+            apply = map if threads is None else threads.map
+            finished = list(apply(self._finished, self._writers.items()))
+        staged = [writer.staged for writer in self._writers.values()]
+        self._files += zip(finished, staged, strict=True)
         self._writers = {}
+
+    def _finished(self, item: tuple[tuple[str, str], TableWriter]) -> StoredFile:
+        (table, space), writer = item
+        return writer.finish(part_name(table, space, self._unique), table, space)
 
     def _is_erased(self, pair: bytes, erased: set[bytes]) -> bool:
         return pair[:KEY] in erased or self._speakers.get(pair) in erased

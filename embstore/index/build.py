@@ -17,7 +17,7 @@ from embstore.index.exact import Neighbours
 from embstore.index.folder import FAISS, IDS, IndexInfo, new_version, write_info
 from embstore.index.ids import IdsWriter, ids_schema
 from embstore.index.metric import METRICS, SAMPLE, Metric, whitening
-from embstore.index.parts import ahead, batches, open_part, prepared
+from embstore.index.parts import ahead, batches, memory_kept, open_part, prepared
 from embstore.schema import ROW_GROUP, VECTORS, Space
 from embstore.state import StoredFile
 from embstore.store import EmbeddingStore
@@ -89,6 +89,7 @@ def plan(store: EmbeddingStore, table: str, space: Space, name: str, **options: 
     return made
 
 
+@memory_kept()
 def build(plan: Plan) -> IndexInfo:
     """Build an index and publish it as the newest version of its name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -60,6 +61,21 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
         while (item := waiting.result()) is not end:
             waiting = thread.submit(next, items, end)
             yield item
+
+
+@contextlib.contextmanager
+def memory_kept() -> Iterator[None]:
+    """Have Arrow use the memory of one batch for the next, where it can.
+
+    Its usual allocator gives large pieces back to the system, which takes as long to provide them again as decoding.
+    """
+    before = pa.default_memory_pool()
+    with contextlib.suppress(NotImplementedError):  # some builds of Arrow have no jemalloc
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _damaged(store: EmbeddingStore, file: StoredFile, error: Exception) -> str:
