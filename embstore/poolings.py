@@ -33,12 +33,12 @@ class Moments:
         """Merge the moments of a piece into those of all before (Chan, Golub and LeVeque 1979, eq. 2.1)."""
         if not len(frames):
             return
-        wide = frames.astype(np.float64)
-        mean = wide.mean(axis=0)
+        mean = frames.mean(axis=0, dtype=np.float64)
         total = self._count + len(frames)
         delta = mean - self._mean
         if "std" in self._parts:
-            spread = np.square(wide - mean).sum(axis=0)
+            apart = frames - mean
+            spread = np.einsum("nd,nd->d", apart, apart)  # squares and sums at once
             between = np.square(delta) * (self._count * len(frames) / total)
             self._spread = self._spread + spread + between
         self._mean = self._mean + delta * (len(frames) / total)
