@@ -223,11 +223,10 @@ def measurements(
 
 
 def _answers(python: Path, request: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Both wait for their threads as the import of `trunkline` has set it here.
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": str(
-            request["threads"]
-        ),  # both wait for threads as `trunkline` has set it
+        "OMP_NUM_THREADS": str(request["threads"]),
         "PYTHONWARNINGS": "ignore",
     }
     command = [str(python), "-m", "benchmarks._encoder_systems", json.dumps(request)]

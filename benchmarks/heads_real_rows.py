@@ -144,7 +144,7 @@ def _rows() -> tuple[Row, ...]:
         )
     rows.append(_learning(INTENT, "intent-learning-10", "pretrained, learning", 500, 0.1))
     syllable = "heads.ctc.options.tokenizer.kind=syllables"
-    # Mostly as a stream, which full context loses nothing by.
+    # Mostly as a stream, the harder of the two.
     alike = ("trunk.lr=0.001", "contexts.full=0.1")
     kinds: tuple[tuple[Trunk, str], ...] = (
         ("pretrained, learning", "learning"),

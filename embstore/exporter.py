@@ -269,8 +269,9 @@ class _ShardWork:
         """Have the thread look at a cut's recording; the cuts of one recording follow one another."""
         path = cut.audio_filepath
         if path not in self._facts:
-            given = planning.audio_facts, path, self.options.audio_hash
-            self._facts[path] = self._thread.submit(*given)
+            self._facts[path] = self._thread.submit(
+                planning.audio_facts, path, self.options.audio_hash
+            )
 
     def _facts_of(self, cut: Cut) -> planning.AudioFacts:
         """Return what the thread saw, and forget what it saw of recordings before."""

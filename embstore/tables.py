@@ -79,7 +79,7 @@ class TableWriter:
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, pa.ArrowException):
             self._end()
         for each in (self._file, self._sink):
             with contextlib.suppress(OSError, pa.ArrowException):

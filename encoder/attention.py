@@ -16,13 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.config import Context
-from encoder.masks import (
-    Window,
-    attention_mask,
-    chunk_windows,
-    rows_between,
-    visible_range,
-)
+from encoder.masks import Window, attention_mask, chunk_windows, rows_between, visible_range
 
 QUERY_BLOCK = 512
 SCORES = 1 << 19
@@ -31,7 +25,7 @@ LARGE = 32
 """Queries from which on two products pay in bfloat16 on a CPU, where torch's fused attention is slow."""
 
 THERE = 0.75
-"""Share of the keys that have to be there for windows to be joined in these products: fewer are faster than small."""
+"""Share of the keys that have to be there for windows to be joined in bfloat16: few large products beat many small."""
 
 LONGEST_TABLE = 4096
 """Offsets of the longest table of positions that is kept from one step to the next."""
@@ -69,7 +63,10 @@ def relative_shift(scores: Tensor, keys: int) -> Tensor:
 
 
 def _attend_in_halves(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Attend in bfloat16 by two products; the softmax between them is computed in float32, and rounded."""
+    """Attend in bfloat16 by two products; the softmax between them is computed in float32, and rounded.
+
+    `bias` may be overwritten.
+    """
     lead, dim = query.shape[:2], query.shape[-1]
     query, value = query.flatten(0, 1), value.flatten(0, 1)
     # oneDNN would copy transposed keys, one number at a time.

@@ -95,13 +95,14 @@ def chunk_windows(
         yield from _split(Window(first, last, 0, total), budget)
         return
     chunk, left, right = context
-    size = chunk * (left + chunk + right)
-    at_once = max(1, budget // size) if repeat else 1
+    keys = left + chunk + right
+    at_once = max(1, budget // (chunk * keys)) if repeat else 1
     start = first
     while start < last:
         window = Window(start, start + chunk, start - left, start + chunk + right)
         joined = window._replace(repeats=min(at_once, (last - start) // chunk))
-        if joined.repeats * (left + chunk + right) * there > joined.there(chunk, total):
+        if joined.repeats * keys * there > joined.there(chunk, total):
+            # Too much would be missing: no more than those that have all their keys.
             whole = min(last - start, total - right - start) // chunk if start >= left else 0
             joined = window._replace(repeats=min(at_once, whole))
         if joined.repeats > 1:

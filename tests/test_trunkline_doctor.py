@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import json
 import os
@@ -127,7 +126,7 @@ def test_threads_wait_as_the_user_says_or_spin_briefly(given, wanted):
     """Sleeping at once makes small layers slow on two threads, spinning for long ruins shared cores."""
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     environment = {k: v for k, v in os.environ.items() if k not in names} | given
-    program = f"import os, trunkline; print([os.environ.get(name) for name in {names}])"
+    program = f"import json, os, trunkline; print(json.dumps([os.environ.get(x) for x in {names}]))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=environment,
@@ -136,4 +135,4 @@ def test_threads_wait_as_the_user_says_or_spin_briefly(given, wanted):
         text=True,
         check=True,
     )
-    assert ast.literal_eval(done.stdout) == list(wanted)
+    assert json.loads(done.stdout) == list(wanted)

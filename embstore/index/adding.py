@@ -1,7 +1,7 @@
 """What an index is made of as its vectors come: a FAISS index in memory, or the file of an exact one straight away.
 
 The file of an exact index is its vectors with a few numbers before and after them. Writing it as they come takes the
-memory of one batch instead of that of the index, and less than half the time.
+memory of a few batches instead of that of the index.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make a FAISS index from Parquet, batch by batch: exact while it fits, an inverted file with 8-bit codes beyond.
 
-In memory are, at a time, one batch, and of an inverted file the index itself and the sample that trains it.
+In memory are, at a time, a few batches, and of an inverted file the index itself and the sample that trains it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trunkline.log import get_logger, progress
 FLAT_BYTES = 2 << 30
 """Up to here an index is exact; a query reads all of it."""
 PEAK = 1.35
-"""Of the index, resident memory while it is built, at most."""
+"""What `max_memory` has to be of an index for it to be exact, at least."""
 POINTS_PER_LIST = 39
 """Vectors that train one centroid: the fewest with which FAISS does not warn. With 100, training takes 2.5 times as
 long; what the centroids lack with 39, the tuning of `nprobe` makes up for."""

@@ -67,7 +67,7 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 def memory_kept() -> Iterator[None]:
     """Have Arrow use the memory of one batch for the next, where it can.
 
-    Its usual allocator gives large pieces back to the system, which takes as long to provide them again as decoding.
+    Its usual allocator gives large pieces back to the system, which has to provide them again for the next batch.
     """
     before = pa.default_memory_pool()
     with contextlib.suppress(NotImplementedError):  # some builds of Arrow have no jemalloc
