@@ -25,6 +25,8 @@ from trunkline.command import run
 RESULTS = Path(__file__).parent / "results" / "pretrain_real.json"
 NOT_SPEECH = "noise_rir"
 STREAM = "8,40,0"
+UNTRAINED = "random:small@0-4"
+"""Five draws: on one unseen speaker, untrained backbones lie up to twenty points apart."""
 
 TASKS = {
     "vi_diadiem": ("intent", 71.3),
@@ -104,7 +106,7 @@ def _probe(arguments: argparse.Namespace, task: tuple[str, str, str]) -> dict[st
     name, label, context = task
     out = arguments.work / f"probe-{label}-{context.replace(',', '-')}.json"
     backbones = [str(arguments.work / "run" / "backbone")]
-    backbones += ["random:small", "mfcc"] if context == "full" else []
+    backbones += [UNTRAINED, "mfcc"] if context == "full" else []
     given = [part for backbone in backbones for part in ("--backbone", backbone)]
     manifest = str(arguments.data / name / "manifest.jsonl")
     _command(

@@ -141,7 +141,7 @@ def probe(
     )
     rows = next(iter(read_json(report)["tables"].values()))
     shown = ("backbone", "layer", "accuracy", "low", "high", "macro_f1")
-    return [{name: row[name] for name in shown} for row in rows if row["head"] == "linear"]
+    return [{name: row[name] for name in shown} for row in rows if row["among"] == "linear"]
 
 
 def encode(demo: Demo, manifest: Manifest, directory: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "dev", "test")
 HEADS = {"linear": ("linear", "weighted"), "mlp": ("mlp",), "both": ("linear", "weighted", "mlp")}
 MFCC_RATE = 8000
+MAX_DRAWS = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         "--backbone",
         action="append",
         required=True,
-        help="a backbone directory; 'random:PRESET' or 'random:DIR' (same shape, untrained), with "
-        "@SEED if wanted; 'mfcc', with @HZ if wanted. Repeat to compare: the first against the others",
+        help="a backbone directory; 'random:PRESET' or 'random:DIR' (same shape, untrained), with @SEED if wanted, "
+        "or the mean of several as @FIRST-LAST; 'mfcc', with @HZ if wanted. Repeat to compare: the first against "
+        "the others",
     )
     option("--manifest", required=True, help="labelled manifest or its folder")
     option("--label", required=True, help="a key of the manifest's rows or of their 'labels'")
@@ -77,7 +79,12 @@ def _probe(arguments: argparse.Namespace) -> Summary:
         test=arguments.test_split,
         seed=arguments.seed,
     )
-    extractors = {name: _extractor(name, cuts, context, arguments) for name in arguments.backbone}
+    draws = {name: _draws(name, arguments.seed) for name in arguments.backbone}
+    extractors = {
+        draw: _extractor(draw, cuts, context, arguments)
+        for drawn in draws.values()
+        for draw in drawn
+    }
     heads, left_out = HEADS[arguments.head], []
     rows: dict[str, list[Row]] = {}
     features: dict[str, Pooled] = {}
@@ -90,10 +97,26 @@ def _probe(arguments: argparse.Namespace) -> Summary:
         # What cannot be read is asked of no other backbone: they are compared cut by cut.
         cuts = cuts._replace(**{split: part.cuts for split, part in features.items()})
         rows[name] = probe(features, cuts.label, extractor.layers, heads=heads, seed=arguments.seed)
-    report = _about(arguments, cuts, features, left_out) | {"tables": _tables(cuts, rows)}
+    found = {name: [rows[draw] for draw in drawn] for name, drawn in draws.items()}
+    report = _about(arguments, cuts, features, left_out) | {"tables": _tables(cuts, found)}
     if arguments.out:
         write_json(arguments.out, report)
     return report
+
+
+def _draws(name: str, seed: int) -> list[str]:
+    """Return the names of the single backbones that a --backbone stands for: several of random:...@FIRST-LAST."""
+    kind, _, after = name.partition("@")
+    if not kind.startswith("random:"):
+        return [name]
+    first, several, last = after.partition("-")
+    start = _number(first, name, seed)
+    end = _number(last, name, start)
+    if several and not (first and last and start < end < start + MAX_DRAWS):
+        raise UsageError(
+            f"--backbone {name}: what follows @ must be a seed, or two as FIRST-LAST, of {MAX_DRAWS} draws at most."
+        )
+    return [f"{kind}@{number}" for number in range(start, end + 1)]
 
 
 def _extractor(
@@ -170,22 +193,27 @@ def _about(
     return about
 
 
-def _tables(cuts: LabelledCuts, rows: dict[str, list[Row]]) -> dict[str, list[dict[str, Any]]]:
-    """Return what dev prefers of each backbone and head, the comparison with the first, all rows."""
-    from ssl.probing import best, groups_of
+def _tables(
+    cuts: LabelledCuts, found: dict[str, list[list[Row]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what dev prefers of each backbone and head, the comparison with the first, all rows.
+
+    `found` has the rows of every draw of a backbone; dev chooses for each draw by itself.
+    """
+    from ssl.probing import groups_of
     from trunkline.metrics import paired_difference
 
-    heads = list(dict.fromkeys(row.head for found in rows.values() for row in found))
+    first = next(iter(found))
+    heads = list(dict.fromkeys(row.head for draws in found.values() for row in draws[0]))
     preferred, compared = [], []
-    first = next(iter(rows))
     for head in (*heads, "any") if len(heads) > 1 else heads:
         chosen = {
-            name: best(row for row in found if head in (row.head, "any"))
-            for name, found in rows.items()
-            if any(head in (row.head, "any") for row in found)
+            name: row
+            for name, draws in found.items()
+            if (row := _preferred(draws, head, cuts)) is not None
         }
         preferred += [
-            {"backbone": name} | _cells(row) for name, row in chosen.items() if head != "any"
+            {"backbone": name, "among": head} | _cells(row) for name, row in chosen.items()
         ]
         for name, row in chosen.items():
             if name == first or first not in chosen:
@@ -197,8 +225,26 @@ def _tables(cuts: LabelledCuts, rows: dict[str, list[Row]]) -> dict[str, list[di
     if compared:
         tables["Paired comparison (difference of accuracies, 95 % interval)"] = compared
     return tables | {
-        f"All layers of {name}": [_cells(row) for row in found] for name, found in rows.items()
+        f"All layers of {name}": [_cells(row) for row in _layers(draws, cuts)]
+        for name, draws in found.items()
     }
+
+
+def _preferred(draws: list[list[Row]], head: str, cuts: LabelledCuts) -> Row | None:
+    """Return what dev prefers among the rows of a head (or "any"), as the mean of the draws."""
+    from ssl.probing import best, mean_of_draws
+
+    among = [[row for row in rows if head in (row.head, "any")] for rows in draws]
+    if not all(among):
+        return None
+    return mean_of_draws([best(rows) for rows in among], cuts.test, cuts.label)
+
+
+def _layers(draws: list[list[Row]], cuts: LabelledCuts) -> list[Row]:
+    """Return every head and layer, each as the mean of the draws."""
+    from ssl.probing import mean_of_draws
+
+    return [mean_of_draws(rows, cuts.test, cuts.label) for rows in zip(*draws, strict=True)]
 
 
 def _cells(row: Row) -> dict[str, Any]:
@@ -214,7 +260,15 @@ def _cells(row: Row) -> dict[str, Any]:
         "over": f"{row.interval.groups} {row.interval.unit}s",
         "macro_f1": row.macro_f1,
         "uar": row.uar,
-    }
+    } | (
+        {
+            "draws": len(row.accuracies),
+            "lowest": min(row.accuracies),
+            "highest": max(row.accuracies),
+        }
+        if row.accuracies
+        else {}
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +33,12 @@ class LabelledCuts(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """The score on test of one classifier, chosen without looking at test."""
+    """The score on test of one classifier, or the mean of one for each draw, chosen without looking at test."""
 
     layer: str
-    head: HeadName
-    learning_rate: float
-    weight_decay: float
+    head: str
+    learning_rate: float | None
+    weight_decay: float | None
     dev_accuracy: float
     dev_loss: float
     accuracy: float
@@ -46,7 +46,9 @@ class Row:
     uar: float
     interval: Interval
     correct: np.ndarray
-    """(cuts,) bool, in the order of the test cuts, for paired comparisons."""
+    """(cuts,) share of right answers, in the order of the test cuts, for paired comparisons."""
+    accuracies: tuple[float, ...] = ()
+    """Of each draw, where there are several."""
 
 
 def labelled_cuts(
@@ -207,6 +209,40 @@ def _row(
 def best(rows: Iterable[Row]) -> Row:
     """Return the row that dev prefers; test has no say."""
     return min(rows, key=lambda row: (-row.dev_accuracy, row.dev_loss))
+
+
+def mean_of_draws(rows: Sequence[Row], cuts: Sequence[Cut], label: str, seed: int = 0) -> Row:
+    """Return the mean of one row for each draw of an untrained backbone; of one draw, the row itself.
+
+    Where the draws differ in layer or setting the mean has none. Its interval is over cuts alone; `accuracies` show
+    how far the draws lie apart.
+    """
+    if len(rows) == 1:
+        return rows[0]
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(row, name) for row in rows]))
+
+    def common(name: str, otherwise: Any) -> Any:
+        values = {getattr(row, name) for row in rows}
+        return values.pop() if len(values) == 1 else otherwise
+
+    correct = np.mean([row.correct for row in rows], axis=0)
+    groups, unit = groups_of(cuts, label)
+    return Row(
+        layer=common("layer", "various"),
+        head=common("head", "various"),
+        learning_rate=common("learning_rate", None),
+        weight_decay=common("weight_decay", None),
+        dev_accuracy=mean("dev_accuracy"),
+        dev_loss=mean("dev_loss"),
+        accuracy=mean("accuracy"),
+        macro_f1=mean("macro_f1"),
+        uar=mean("uar"),
+        interval=interval(correct, groups, unit=unit, seed=seed),
+        correct=correct,
+        accuracies=tuple(row.accuracy for row in rows),
+    )
 
 
 def quick_probe(

@@ -294,9 +294,49 @@ def test_the_command_compares_backbones_on_the_same_cuts(corpus, tiny, tmp_path)
     assert {row["verdict"] for row in compared} <= {"better", "worse", "not distinguishable"}
 
 
+def test_several_untrained_draws_are_one_row_their_mean_with_lowest_and_highest(
+    corpus, tiny, tmp_path
+):
+    tiny.save(tmp_path / "tiny")
+    shape = f"random:{tmp_path / 'tiny'}"
+
+    def tables(*names: str) -> dict:
+        options = [word for name in names for word in ("--backbone", name)]
+        options += ["--manifest", str(corpus), "--label", "pitch", "--head", "linear"]
+        done = command(*options, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["tables"]
+
+    single = tables(*(f"{shape}@{seed}" for seed in (3, 4, 5)))
+    joint = tables("mfcc", f"{shape}@3-5")
+
+    def accuracies(head: str) -> list[float]:
+        return [row["accuracy"] for row in single["Layer chosen on dev"] if row["among"] == head]
+
+    (row,) = (
+        row
+        for row in joint["Layer chosen on dev"]
+        if row["backbone"] != "mfcc" and row["among"] == "linear"
+    )
+    alone = accuracies("linear")
+    assert row["accuracy"] == pytest.approx(np.mean(alone))
+    assert (row["draws"], row["lowest"], row["highest"]) == (3, min(alone), max(alone))
+    assert min(alone) < max(alone)  # else this shows nothing
+    assert row["low"] <= row["accuracy"] <= row["high"]
+    compared = joint["Paired comparison (difference of accuracies, 95 % interval)"]
+    mfcc = next(row for row in joint["Layer chosen on dev"] if row["backbone"] == "mfcc")
+    (linear,) = (row for row in compared if row["head"] == "linear")
+    assert linear["difference"] == pytest.approx(mfcc["accuracy"] - np.mean(alone))
+    layers = joint[f"All layers of {shape}@3-5"]
+    assert [row["layer"] for row in layers] == ["0", "1", "all"] and layers[0]["draws"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
+        (["--backbone", "random:tiny@5-3", "--label", "pitch"], 2, "two as FIRST-LAST"),
+        (["--backbone", "random:tiny@-3", "--label", "pitch"], 2, "two as FIRST-LAST"),
+        (["--backbone", "random:tiny@0-99", "--label", "pitch"], 2, "20 draws at most"),
         (["--backbone", "mfcc", "--label", "pitcch"], 2, "Did you mean 'pitch'?"),
         (["--backbone", "random:smal", "--label", "pitch"], 2, "Did you mean 'small'?"),
         (["--backbone", "mfcc@high", "--label", "pitch"], 2, "must be a whole number"),
