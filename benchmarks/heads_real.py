@@ -151,6 +151,11 @@ class Bench:
             "train.trackers=[]",
             *split,
             *row.settings,
+            *(
+                f"heads.{head}.start={self.work / row.start / 'heads' / head}"
+                for head in row.heads
+                if row.start
+            ),
         ]
 
     def _judged(self, row: Row, backbone: str) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def align(model: MultiHeadModel, head: RecognitionHead, cut: Cut, context: Conte
     output = model.outputs(waveform, context=context, heads=["text"])["text"]
     table = head.ctc_table(output, 0)
     spans = word_spans(force_align(table, tokens, blank=head.tokenizer.blank).spans, head.tokenizer)
-    shift = head.trunk.frame_shift
+    shift = head.symbol_shift
     times = (output.times[0] + (cut.start or 0.0)).tolist()
     words = []
     for span in spans:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from encoder import Encoded
@@ -16,6 +17,8 @@ from heads.recognition import RecognitionHead, RecognitionOptions, ctc_items, fr
 from heads.registry import register_head
 from trunkline.errors import ConfigError
 
+MAX_PER_FRAME = 8
+
 
 @dataclass(frozen=True)
 class CTCOptions(RecognitionOptions):
@@ -23,11 +26,16 @@ class CTCOptions(RecognitionOptions):
 
     hidden: int = 256
     """Width of a layer between the frames and the symbols; 0 is none, as in an imported head."""
+    per_frame: int = 1
+    """Symbols that a frame can write. Characters may come faster than frames of 80 ms, and a stream has to write the
+    first ones late, when it knows them: 2 leaves room for both."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden < 0:
             raise ConfigError(f"hidden={self.hidden} must be 0 or more.")
+        if not 1 <= self.per_frame <= MAX_PER_FRAME:
+            raise ConfigError(f"per_frame={self.per_frame} must be 1 to {MAX_PER_FRAME}.")
 
 
 class LiveText(NamedTuple):
@@ -37,14 +45,14 @@ class LiveText(NamedTuple):
 
 
 class CTCOutput(NamedTuple):
-    """What the CTC head says of each frame."""
+    """What the CTC head says of each frame, or of each of the equal parts of a frame that may write a symbol."""
 
     log_probs: Tensor
     """(batch, frames, symbols) natural logarithms, float32; zero at padding."""
     lengths: Tensor
-    """(batch,) frames."""
+    """(batch,) frames, or parts."""
     times: Tensor
-    """(batch, frames) centres of the frames in seconds, float64."""
+    """(batch, frames) centres in seconds, float64."""
 
 
 @register_head("ctc")
@@ -64,15 +72,32 @@ class CTCHead(FrameHead, RecognitionHead):
             *((nn.Linear(trunk.dim, width), nn.SiLU()) if options.hidden else ()),
             nn.Dropout(options.dropout),
         )
-        self.output = nn.Linear(width, len(self.tokenizer))
+        self.per_frame = options.per_frame
+        self.output = nn.Linear(width, options.per_frame * len(self.tokenizer))
         self.scorers: tuple[PrefixScorer, ...] = ()
         """What joins the search beside the frames (a language model, boosted phrases); not part of the head."""
 
     def forward(self, encoded: Encoded) -> CTCOutput:
-        """Return the log probabilities of the symbols at each frame."""
-        log_probs = self.output(self.hidden(self.inputs(encoded))).float().log_softmax(dim=-1)
-        valid = length_mask(encoded.lengths, log_probs.shape[1])[..., None]
-        return CTCOutput(log_probs.masked_fill(~valid, 0.0), encoded.lengths, frame_times(encoded))
+        """Return the log probabilities of the symbols at each frame, or part of a frame."""
+        scores = self.output(self.hidden(self.inputs(encoded))).float()
+        batch, frames, _ = scores.shape
+        parts, lengths = frames * self.per_frame, encoded.lengths * self.per_frame
+        log_probs = scores.view(batch, parts, len(self.tokenizer)).log_softmax(dim=-1)
+        valid = length_mask(lengths, parts)[..., None]
+        return CTCOutput(log_probs.masked_fill(~valid, 0.0), lengths, self._part_times(encoded))
+
+    def hush(self, output: CTCOutput, silent: Tensor) -> CTCOutput:
+        """Return the output with blanks only where a frame heard nothing."""
+        return super().hush(output, silent.repeat_interleave(self.per_frame))
+
+    def _part_times(self, encoded: Encoded) -> Tensor:
+        """Return the centres of the parts of frames, (batch, parts)."""
+        times = frame_times(encoded)
+        if self.per_frame == 1:
+            return times
+        parts = torch.arange(self.per_frame, dtype=times.dtype, device=times.device)
+        offsets = (parts - (self.per_frame - 1) / 2) * self.symbol_shift
+        return (times[..., None] + offsets).flatten(1)
 
     def loss(self, output: CTCOutput, labels: Sequence[Any]) -> tuple[Tensor, dict[str, float]]:
         """Return the mean over items of -ln P(text) / tokens; see `RecognitionOptions.too_long`.

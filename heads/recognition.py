@@ -89,6 +89,8 @@ class RecognitionHead(Head):
     default_label = "text"
     use = "transcribe"
     options: RecognitionOptions  # type: ignore[assignment]
+    per_frame = 1
+    """Rows of the CTC's table for each frame."""
 
     def __init__(
         self, options: RecognitionOptions, trunk: TrunkSpec, labels: HeadLabels | None = None
@@ -98,6 +100,11 @@ class RecognitionHead(Head):
             raise ConfigError(f"A {self.kind} head needs a tokenizer; make one with `prepare`.")
         self.tokenizer = from_dict(labels.tokenizer, f"the tokenizer of the {self.kind} head")
         self._named: set[str] = set()
+
+    @property
+    def symbol_shift(self) -> float:
+        """Seconds from one row of the CTC's table to the next."""
+        return self.trunk.frame_shift / self.per_frame
 
     @classmethod
     def text_of(cls, label: Any) -> str:
@@ -183,7 +190,7 @@ class RecognitionHead(Head):
             sure = WordCalibration.from_json(fitted).of(posteriors, log_probs)
         times = output.times[item].tolist()
         words = tuple(
-            Word(span.word, *span_seconds(span.start, span.end, times, self.trunk.frame_shift), p)
+            Word(span.word, *span_seconds(span.start, span.end, times, self.symbol_shift), p)
             for span, p in zip(spans, sure.tolist(), strict=True)
         )
         return Transcription(best.text, words, float(1 / weights.sum()), best.log_prob)

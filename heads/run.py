@@ -47,6 +47,8 @@ from trunkline.training.config import FREE_ON_RESUME
 
 logger = get_logger(__name__)
 
+ADAPTER = "adapter."
+
 #: Settings that say where and how to run, not what is learnt: a resumed run may change them.
 FREE = ("out", "data.cache", "data.workers", "search")
 
@@ -166,8 +168,10 @@ class HeadsRun:
         self._check_times(name, head)
         if start is not None:
             weights = start.state_dict()
-            if head.adapter is None:
-                weights = {k: v for k, v in weights.items() if not k.startswith("adapter.")}
+            if head.adapter is None or start.adapter is None:
+                # An adapter that is new begins by changing nothing; one that is left out is forgotten.
+                own = {} if head.adapter is None else head.adapter.state_dict(prefix=ADAPTER)
+                weights = {k: v for k, v in weights.items() if not k.startswith(ADAPTER)} | own
             try:
                 head.load_state_dict(weights)
             except RuntimeError as error:

@@ -25,7 +25,7 @@ BLANK = np.log(0.9)
 
 
 class Utterance(NamedTuple):
-    """A stretch of a recording between pauses: its frames [start, end), what was said, and what else it may be."""
+    """A stretch between pauses: its rows [start, end) of the output, what was said, and what else it may be."""
 
     start: int
     end: int
@@ -41,8 +41,9 @@ def utterances(head: RecognitionHead, output: Any, item: int = 0) -> list[Uttera
     length = int(output.lengths[item])
     own = type(output)(*(x[item : item + 1] for x in output))
     stretches = [(0, length)]
-    if length > LONGEST_FRAMES:
-        stretches = pieces(head.ctc_table(own, 0)[:, head.tokenizer.blank])
+    pause, longest = PAUSE_FRAMES * head.per_frame, LONGEST_FRAMES * head.per_frame
+    if length > longest:
+        stretches = pieces(head.ctc_table(own, 0)[:, head.tokenizer.blank], pause, longest)
     found = []
     for start, end in stretches:
         part = _part(own, start, end, length)

@@ -108,6 +108,74 @@ def test_a_live_text_ends_as_the_whole_recording_reads():
     assert heard[-1] == head.search(output)[0][0].text
 
 
+QUICK = CTCOptions(layers="last", hidden=16, dropout=0.0, per_frame=3)
+
+
+def test_a_frame_that_writes_several_symbols_spells_what_comes_faster_than_frames():
+    encoded, labels = frames([12, 9]), ["không không chín", "xin chào anh"]
+    slow = made(CTCHead, PLAIN)
+    assert slow.loss(slow(encoded), labels)[1]["too_long"] == 2.0
+    head = learnt(made(CTCHead, QUICK), encoded, labels, 150)
+    output = head(encoded)
+    assert head.loss(output, labels)[1]["too_long"] == 0.0
+    assert [x.text for x in head.decode(output)] == labels
+    words = head.decode(output)[0].words
+    first, shift = 0.0825 - TRUNK.frame_shift / 2, TRUNK.frame_shift / 3
+    edges = [edge for word in words for edge in (word.start, word.end)]
+    assert edges == sorted(edges) and edges[0] > first - 1e-9
+    assert edges[-1] < first + 12 * TRUNK.frame_shift + 1e-9
+    steps = [(edge - first) / shift for edge in edges]
+    assert steps == pytest.approx([round(x) for x in steps])
+
+
+def test_parts_of_a_frame_stream_as_they_are_read_whole_whatever_stands_beside_them():
+    head = made(CTCHead, QUICK).eval()
+    encoded = frames([20, 7])
+    whole = head(encoded)
+    assert whole.lengths.tolist() == [60, 21]
+    assert not whole.log_probs[1, 21:].any()
+    torch.testing.assert_close(whole.times[:, :60].view(2, 20, 3).mean(2)[0], encoded.times)
+    given = []
+    for start in range(0, 20, 8):
+        piece = encoded.frames[:1, start : start + 8]
+        times = encoded.times[start : start + 8]
+        output, _ = head.step(Encoded(piece, torch.tensor([piece.shape[1]]), None, times), ())
+        given.append(output)
+    joined = head.join(given)
+    torch.testing.assert_close(joined.log_probs, whole.log_probs[:1])
+    assert torch.equal(joined.times, whole.times[:1]) and joined.lengths.tolist() == [60]
+
+
+def test_silence_is_blank_in_every_part_of_its_frames():
+    head = made(CTCHead, QUICK).eval()
+    silent = torch.tensor([False, True, True, False])
+    before = head(frames([4]))
+    hushed = head.hush(before, silent)
+    assert (hushed.log_probs[0, 3:9, head.tokenizer.blank] == 0).all()
+    assert torch.equal(hushed.log_probs[0, :3], before.log_probs[0, :3])
+    assert torch.equal(hushed.log_probs[0, 9:], before.log_probs[0, 9:])
+
+
+def test_a_long_recording_of_parts_is_cut_where_one_of_frames_would_be():
+    from heads.utterances import LONGEST_FRAMES, PAUSE_FRAMES, utterances
+
+    said = ["▁không", *[""] * (PAUSE_FRAMES + 2), "▁chín", *[""] * (LONGEST_FRAMES - 10)]
+    for parts in (1, 3):
+        options = CTCOptions(tokenizer=TokenizerOptions("syllables"), per_frame=parts)
+        head = made(CTCHead, options)
+        output = spoken(head, [piece for piece in said for _ in range(parts)])
+        found = utterances(head, output._replace(times=output.times / parts))
+        middle = parts * (1 + (PAUSE_FRAMES + 2) / 2)
+        assert [x.start for x in found] == [0, pytest.approx(middle, abs=1)]
+        assert [x.transcription.text for x in found] == ["không", "chín"]
+
+
+@pytest.mark.parametrize("number", [0, 9])
+def test_a_frame_writes_at_least_one_symbol_and_not_absurdly_many(number):
+    with pytest.raises(ConfigError, match="per_frame=. must be 1 to 8"):
+        CTCOptions(per_frame=number)
+
+
 def test_batch_mates_and_padding_change_no_transcript_and_no_loss():
     head = made(AEDHead, AEDOptions(layers="last", feed_forward=32)).eval()
     encoded = frames([30, 12, 0])

@@ -293,6 +293,20 @@ def test_a_head_goes_on_from_another_and_refuses_labels_it_does_not_know(run):
         run(start, f"data.train={path}", out="third")
 
 
+def test_an_adapter_is_added_to_a_head_of_the_frozen_trunk_or_left_out_again(run):
+    first = run(out="first")
+    start = f"heads.intent.start={run.out / 'first/heads/intent'}"
+    small = ("train.steps=4", "train.lr=0.00001")
+    adapter = "heads.intent.options.adapter.kind=houlsby"
+    adapted = run(start, adapter, *small, out="adapted")
+    assert adapted["loss"] == pytest.approx(first["loss"], abs=0.05)  # it began by changing nothing
+    start = f"heads.intent.start={run.out / 'adapted/heads/intent'}"
+    plain = run(start, "heads.intent.options.adapter.kind=none", *small, out="plain")
+    assert plain["loss"] == pytest.approx(first["loss"], abs=0.05)
+    with pytest.raises(ConfigError, match="weights of another shape"):
+        run(start, "heads.intent.options.adapter.kind=lora", *small, out="other")
+
+
 def test_running_statistics_of_batch_normalisation_are_kept_unless_asked_for(run):
     for policy, learns in (("frozen", False), ("trained", True)):
         prepared = HeadsRun(run.config(f"trunk.batch_norm={policy}"))
