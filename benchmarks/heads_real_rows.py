@@ -154,16 +154,15 @@ def _rows() -> tuple[Row, ...]:
         )
     rows.append(_learning(INTENT, "intent-learning-10", "pretrained, learning", 500, 0.1))
     syllable = "heads.ctc.options.tokenizer.kind=syllables"
-    # Mostly as a stream, the harder of the two; it knows a word late, and then needs room for all its characters.
+    # Mostly as a stream, the harder of the two.
     alike = ("trunk.lr=0.001", "contexts.full=0.1")
-    spelt = (*alike, "heads.ctc.options.per_frame=2", "contexts.dev=[8,40,0]")
     kinds: tuple[tuple[Trunk, str], ...] = (
         ("pretrained, learning", "learning"),
         ("from scratch", "scratch"),
     )
     for trunk, short in kinds:
         rows.append(_learning(SYLLABLES, f"syllables-{short}", trunk, 1500))
-        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 2000, 1.0, *spelt))
+        rows.append(_learning(COMMANDS, f"commands-{short}", trunk, 2000, 1.0, *alike))
         name = f"commands-{short}-syllables"
         rows.append(_learning(COMMANDS, name, trunk, 2000, 1.0, syllable, *alike))
     return tuple(rows)

@@ -27,8 +27,7 @@ class CTCOptions(RecognitionOptions):
     hidden: int = 256
     """Width of a layer between the frames and the symbols; 0 is none, as in an imported head."""
     per_frame: int = 1
-    """Symbols that a frame can write. Characters may come faster than frames of 80 ms, and a stream has to write the
-    first ones late, when it knows them: 2 leaves room for both."""
+    """Symbols that a frame can write: characters of quick speech come faster than frames of 80 ms."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
