@@ -160,6 +160,16 @@ def attach_adapter(head: Head, backbone: Backbone) -> Head:
     return head
 
 
+def weights_to_start(head: Head, start: Head) -> dict[str, Tensor]:
+    """Return the weights of `start` for `head`; an adapter that only `head` has keeps its own, which change nothing."""
+    weights = start.state_dict()
+    if head.adapter is None or start.adapter is None:
+        prefix = "adapter."
+        own = {} if head.adapter is None else head.adapter.state_dict(prefix=prefix)
+        weights = {k: v for k, v in weights.items() if not k.startswith(prefix)} | own
+    return weights
+
+
 def describe_parameters(head: Head, backbone: Backbone) -> str:
     """Return how many parameters a head trains, and how many of them bend the trunk, in one line."""
     adapter = head.adapter

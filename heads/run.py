@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from encoder.load import CHUNKFORMER
-from heads.adapter import attach_adapter, describe_parameters
+from heads.adapter import attach_adapter, describe_parameters, weights_to_start
 from heads.chunkformer import chunkformer_heads
 from heads.config import HeadsConfig, augments
 from heads.data import Batch, Corpus, HeadKeys, Items, read_corpora
@@ -46,8 +46,6 @@ from trunkline.training import TrainResult, train
 from trunkline.training.config import FREE_ON_RESUME
 
 logger = get_logger(__name__)
-
-ADAPTER = "adapter."
 
 #: Settings that say where and how to run, not what is learnt: a resumed run may change them.
 FREE = ("out", "data.cache", "data.workers", "search")
@@ -167,13 +165,8 @@ class HeadsRun:
             raise DataError(f"heads.{name}: {error}") from error
         self._check_times(name, head)
         if start is not None:
-            weights = start.state_dict()
-            if head.adapter is None or start.adapter is None:
-                # An adapter that is new begins by changing nothing; one that is left out is forgotten.
-                own = {} if head.adapter is None else head.adapter.state_dict(prefix=ADAPTER)
-                weights = {k: v for k, v in weights.items() if not k.startswith(ADAPTER)} | own
             try:
-                head.load_state_dict(weights)
+                head.load_state_dict(weights_to_start(head, start))
             except RuntimeError as error:
                 raise ConfigError(
                     f"heads.{name}.start: {wanted.start} has weights of another shape than its options now ask for: "
