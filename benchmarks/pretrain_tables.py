@@ -21,7 +21,8 @@ def real_parts(real: dict[str, Any]) -> Iterator[str | Rows]:
         f"{len(real['rounds'])} round(s). "
         "Accuracy in % on the test split with its 95 % interval; classifiers and layers chosen on dev. Random init "
         "is the mean of several untrained backbones, each with its own classifier and layer, and the lowest and "
-        "highest of them: one alone may be lucky."
+        "highest of them: one alone may be lucky. Intervals and comparisons are over cuts, with the mean of these "
+        "draws; that other draws would have had another mean is not in them."
     )
     yield probes(real)
     yield "Full context against the stream that was trained for (chunk, left, right in frames of 80 ms):"

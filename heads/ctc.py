@@ -92,8 +92,6 @@ class CTCHead(FrameHead, RecognitionHead):
     def _part_times(self, encoded: Encoded) -> Tensor:
         """Return the centres of the parts of frames, (batch, parts)."""
         times = frame_times(encoded)
-        if self.per_frame == 1:
-            return times
         parts = torch.arange(self.per_frame, dtype=times.dtype, device=times.device)
         offsets = (parts - (self.per_frame - 1) / 2) * self.symbol_shift
         return (times[..., None] + offsets).flatten(1)

@@ -214,8 +214,8 @@ def best(rows: Iterable[Row]) -> Row:
 def mean_of_draws(rows: Sequence[Row], cuts: Sequence[Cut], label: str, seed: int = 0) -> Row:
     """Return the mean of one row for each draw of an untrained backbone; of one draw, the row itself.
 
-    Where the draws differ in layer or setting the mean has none. Its interval is over cuts alone; `accuracies` show
-    how far the draws lie apart.
+    Where the draws differ in layer or setting the mean has none. Its interval, and comparisons with it, are over cuts
+    alone and so too narrow for untrained backbones in general; `accuracies` show how far the draws lie apart.
     """
     if len(rows) == 1:
         return rows[0]
