@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embstore import plan as planning
+from embstore.behind import Behind
 from embstore.cut_sinks import CutSinks, Job
 from embstore.layers import layer_frames, wanted_layers
 from embstore.plan import ExportOptions
@@ -160,13 +161,24 @@ class _ShardWork:
         self.exporter, self.shard, self.report = exporter, shard, report
         self.backbone, self.options = exporter.backbone, exporter.options
         self._thread = ThreadPoolExecutor(1)
+        self._behind = Behind()
+        self._open: list[CutSinks] = []
         self._facts: dict[Path, Future[planning.AudioFacts]] = {}
         self.layers: Layers = wanted_layers(exporter.options.layer)
 
     def encode(self, jobs: Sequence[Job]) -> None:
-        """Encode jobs in their order, short ones in a row together; a thread hashes their recordings meanwhile."""
+        """Encode jobs in their order, short ones in a row together.
+
+        Meanwhile one thread hashes their recordings, and another writes what was encoded before.
+        """
         with self._thread:
-            self._encode(jobs)
+            try:
+                with self._behind:
+                    self._encode(jobs)
+            except BaseException:
+                for sinks in self._open:
+                    sinks.abort()
+                raise
 
     def _encode(self, jobs: Sequence[Job]) -> None:
         from encoder.longform import BLOCK_FRAMES
@@ -223,40 +235,54 @@ class _ShardWork:
             self._fault(job, error)
             return
         sinks = CutSinks(self.shard, job, windows)
-        heads = self.exporter.heads
-        columns = planning.meta_values(job.spaces[0], job.cut, self.options.keep_meta)
-        pooled: dict[str, np.ndarray] = {}
-        try:
-            while True:
-                began = time.perf_counter()
-                try:
-                    encoded = next(pieces, None)
-                    frames = None if encoded is None else self._frames(encoded, job)
-                    if heads is not None and encoded is None:
-                        own, pooled = heads.answers(job.cut, self.exporter.context)
-                        columns |= own
-                except UNREADABLE as error:
-                    sinks.abort()
-                    self._fault(job, error)
-                    return
-                finally:
-                    self.report.encoding += time.perf_counter() - began
-                if frames is None:
-                    break
-                sinks.write(frames)
+        self._open.append(sinks)
+        count = 0
+        while True:
             try:
-                facts = self._facts_of(job.cut)
+                frames = self._next(pieces, job)
+                if frames is None:
+                    columns, pooled = self._answers(job)
+                    facts = self._facts_of(job.cut)
+                    break
             except UNREADABLE as error:
-                sinks.abort()
+                self._behind.call(self._abort, sinks)
                 self._fault(job, error)
                 return
-        except BaseException:
-            sinks.abort()
-            raise
-        sinks.finish(_record(job, facts, columns), pooled)
+            self._behind.call(sinks.write, frames)
+            count += len(frames)
+        self._behind.call(self._finish, sinks, _record(job, facts, columns), pooled)
         self.report.cuts += 1
-        self.report.frames += sinks.count
-        self.report.hours += sinks.count * self.backbone.frame_shift / 3600
+        self.report.frames += count
+        self.report.hours += count * self.backbone.frame_shift / 3600
+
+    def _abort(self, sinks: CutSinks) -> None:
+        self._open.remove(sinks)
+        sinks.abort()
+
+    def _finish(self, sinks: CutSinks, record: Record, pooled: dict[str, np.ndarray]) -> None:
+        self._open.remove(sinks)
+        sinks.finish(record, pooled)
+
+    def _next(self, pieces: Iterator[Encoded], job: Job) -> np.ndarray | None:
+        """Return the next frames (frames, dim) of a cut, None after the last."""
+        began = time.perf_counter()
+        try:
+            encoded = next(pieces, None)
+            return None if encoded is None else self._frames(encoded, job)
+        finally:
+            self.report.encoding += time.perf_counter() - began
+
+    def _answers(self, job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return a cut's columns, and its vectors by pooling, as far as heads give them."""
+        columns = planning.meta_values(job.spaces[0], job.cut, self.options.keep_meta)
+        heads, began = self.exporter.heads, time.perf_counter()
+        if heads is None:
+            return columns, {}
+        try:
+            own, pooled = heads.answers(job.cut, self.exporter.context)
+        finally:
+            self.report.encoding += time.perf_counter() - began
+        return columns | own, pooled
 
     def _frames(self, encoded: Encoded, job: Job) -> np.ndarray:
         """Return (frames, dim) float32 of the layer that is wanted."""
