@@ -16,6 +16,9 @@ from embstore import EmbeddingStore
 COUNT = 1_000_000
 FILES = 20
 QUERIES = 200
+ROUNDS = 3
+"""Builds of a Flat index: the first has the system find memory for a file of that size, which can take longer than all
+the rest."""
 RAW = COUNT * DIM * 4
 
 
@@ -48,9 +51,23 @@ def store_million(work: Path) -> Row:
 
 
 def build_flat(work: Path) -> Row:
-    """A Flat index from Parquet: time, peak memory, beside reading the same bytes and adding them, and writing them."""
-    row = _built(work, "flat", "flat")
-    return row | {"read_and_add_s": _read_and_add(work), "write_s": _write(work)}
+    """A Flat index from Parquet: time, peak memory, beside reading the same bytes and adding them, and writing them.
+
+    Each the quickest of some rounds in turn; how long the first took is told as well.
+    """
+    built: list[Row] = []
+    read: list[float] = []
+    write: list[float] = []
+    for _ in range(ROUNDS):
+        built.append(_built(work, "flat", "flat"))
+        read.append(_read_and_add(work))
+        write.append(_write(work))
+    best = min(built, key=lambda row: row["seconds"])
+    peak = max(built, key=lambda row: row["peak_mb"])
+    return best | {
+        "peak_mb": peak["peak_mb"], "peak_of_index": peak["peak_of_index"], "read_and_add_s": min(read),
+        "write_s": min(write), "first_seconds": built[0]["seconds"], "first_read_and_add_s": read[0],
+    }  # fmt: skip
 
 
 def _write(work: Path) -> float:

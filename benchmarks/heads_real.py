@@ -16,6 +16,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,9 @@ class Bench:
     def make(self, row: Row) -> None:
         """Train and judge one row."""
         began, clock = time.process_time(), time.monotonic()
-        whole = not (self.work / row.name / "metrics.jsonl").exists()
-        found = self._trained(row) if row.heads else self._baseline(row)
+        whole = not (self.work / row.name).exists()
+        made = self._drawn if row.draws > 1 else self._trained
+        found = made(row) if row.heads else self._baseline(row)
         about = {"group": row.group, "trunk": row.trunk, "labels": row.fraction, "note": row.note}
         spent = {
             "cpu_seconds": round(time.process_time() - began, 1),
@@ -114,8 +116,6 @@ class Bench:
         self.save()
 
     def _trained(self, row: Row) -> dict[str, Any]:
-        from dataclasses import replace
-
         from heads.config import HeadsConfig
         from heads.run import HeadsRun, with_rates
         from heads.search import search_rates
@@ -135,6 +135,27 @@ class Bench:
         seen = sum(labelled.values())
         return {"labelled": seen, "rates": rates, "steps": summary["steps"], "scores": scores}
 
+    def _drawn(self, row: Row) -> dict[str, Any]:
+        """Train and judge several draws of an untrained trunk; return their mean."""
+        from benchmarks.heads_real_draws import mean_scores
+
+        parts = []
+        for seed in range(row.draws):
+            settings = (*row.settings, f"train.seed={seed}")
+            name = self._draws(row)[seed].relative_to(self.work)
+            parts.append(self._trained(replace(row, name=str(name), draws=1, settings=settings)))
+        folders = [self._evaluations(row, head) for head in row.heads]
+        scores = mean_scores([part["scores"] for part in parts], folders)
+        return parts[0] | {"steps": [part["steps"] for part in parts], "scores": scores}
+
+    def _draws(self, row: Row) -> list[Path]:
+        """Return the folder of a row, or of each draw of it."""
+        folder = self.work / row.name
+        return [folder] if row.draws == 1 else [folder / f"draw-{n}" for n in range(row.draws)]
+
+    def _evaluations(self, row: Row, head: str) -> list[Path]:
+        return [folder / "evaluation" / head for folder in self._draws(row)]
+
     def settings(self, row: Row) -> list[str]:
         """Return the settings of a row, as they would stand on the command line."""
         paths = [str(self.manifest(name)) for name in row.sets]
@@ -142,8 +163,11 @@ class Bench:
         if len(paths) > 1:
             listed = ", ".join(f"{{manifest: {path}, split: train, weight: 1}}" for path in paths)
             split = [f"data.train=[{listed}]"]
+        backbone = self.backbone if row.pretrained else f"random:{self.backbone}"
+        if row.after:
+            backbone = str(self.work / row.after / "backbone")
         return [
-            f"backbone={self.backbone if row.pretrained else f'random:{self.backbone}'}",
+            f"backbone={backbone}",
             f"out={self.work / row.name}",
             f"data.cache={self.work / 'frames'}",
             "data.frame_type=float16",
@@ -186,29 +210,41 @@ class Bench:
 
     def compare(self) -> None:
         """Make the paired tests between rows that are there."""
-        from heads.compare import compare
-        from heads.predictions import read_predictions, read_scored_trials
-        from heads.scoring import ScoreOptions
+        from benchmarks.heads_real_draws import compared
 
         self.found |= self._read()
         tests = []
+        known = {row.name: row for row in ROWS}
         for (row_a, context_a), (row_b, context_b), head_a, head_b in COMPARISONS:
-            folders = [
-                self.work / name / "evaluation" / head
+            a, b = (
+                self._evaluations(known[name], head)
                 for name, head in ((row_a, head_a), (row_b, head_b))
-            ]
-            if not all((folder / "scores.json").exists() for folder in folders):
+            )
+            if not all((folder / "scores.json").exists() for folder in (*a, *b)):
                 continue
-            sides = [
-                [x for x in [*read_predictions(f), *read_scored_trials(f)] if x.context == context]
-                for f, context in zip(folders, (context_a, context_b), strict=True)
-            ]
-            tables = compare(sides[0], sides[1], ScoreOptions())["tables"]
-            found = next(rows for title, rows in tables.items() if title.startswith("Comparison"))
+            found = (
+                _tested((a[0], context_a), (b[0], context_b))
+                if len(a) == len(b) == 1
+                else [compared((a, context_a), (b, context_b))]
+            )
             rows = {"row_a": f"{row_a} ({context_a})", "row_b": f"{row_b} ({context_b})"}
             tests += [{**rows, "head": head_a, **score} for score in found]
         self.found["comparisons"] = tests
         self.save()
+
+
+def _tested(a: tuple[Path, str], b: tuple[Path, str]) -> list[dict[str, Any]]:
+    """Return the paired tests of two evaluations, each with its context, as `heads.compare` makes them."""
+    from heads.compare import compare
+    from heads.predictions import read_predictions, read_scored_trials
+    from heads.scoring import ScoreOptions
+
+    sides = [
+        [x for x in [*read_predictions(f), *read_scored_trials(f)] if x.context == context]
+        for f, context in (a, b)
+    ]
+    tables = compare(sides[0], sides[1], ScoreOptions())["tables"]
+    return next(rows for title, rows in tables.items() if title.startswith("Comparison"))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

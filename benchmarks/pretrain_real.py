@@ -2,7 +2,8 @@
 
 Reads the train splits of all speech sets under the data folder (noises are left out), trains by the real command,
 probes intent, digit of an unseen speaker, tone, emotion and gender on the sets' own test splits, in full and in
-limited context, and writes `benchmarks/results/pretrain_real.json`.
+limited context, and writes `benchmarks/results/pretrain_real.json`. As digits have one speaker in test, each speaker
+is then left out of the classifiers in turn as well.
 
 Example: python -m benchmarks.pretrain_real --data ../shared/data --work runs/pretrain_real
 """
@@ -25,8 +26,8 @@ from trunkline.command import run
 RESULTS = Path(__file__).parent / "results" / "pretrain_real.json"
 NOT_SPEECH = "noise_rir"
 STREAM = "8,40,0"
-UNTRAINED = "random:small@0-4"
-"""Five draws: on one unseen speaker, untrained backbones lie up to twenty points apart."""
+UNTRAINED = "random:small@0-9"
+"""Ten draws: on one unseen speaker, untrained backbones lie up to twenty points apart."""
 
 TASKS = {
     "vi_diadiem": ("intent", 71.3),
@@ -36,6 +37,9 @@ TASKS = {
     "en_librispeech_mini": ("gender", None),
 }
 """Set: its label, and the accuracy (%) of the logistic regression in the set's README, if there is one."""
+
+IN_TURN = {"en_fsdd_digits": ("digit", 5)}
+"""Set: its label, and its number of speakers, each of whom is test once."""
 
 
 def write_train_manifest(data: Path, target: Path) -> tuple[int, float]:
@@ -101,32 +105,37 @@ def _training(rounds: list[Path]) -> dict[str, Any]:
     }
 
 
-def _probe(arguments: argparse.Namespace, task: tuple[str, str, str]) -> dict[str, Any]:
-    """Probe one label in one context; where nothing limits it, against a random backbone and MFCC."""
-    name, label, context = task
-    out = arguments.work / f"probe-{label}-{context.replace(',', '-')}.json"
+def _probe(
+    arguments: argparse.Namespace, name: str, label: str, context: str = "full", folds: int = 0
+) -> dict[str, Any]:
+    """Probe one label in one context; where nothing limits it, against random backbones and MFCC."""
+    kind = "in-turn" if folds else context.replace(",", "-")
+    out = arguments.work / f"probe-{label}-{kind}.json"
     backbones = [str(arguments.work / "run" / "backbone")]
     backbones += [UNTRAINED, "mfcc"] if context == "full" else []
     given = [part for backbone in backbones for part in ("--backbone", backbone)]
     manifest = str(arguments.data / name / "manifest.jsonl")
     _command(
         "ssl.probe", *given, "--manifest", manifest, "--label", label,
-        "--context", context, "--out", str(out), "--quiet", threads=1,
+        "--context", context, "--folds", str(folds), "--out", str(out), "--quiet", threads=1,
     )  # fmt: skip
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def _probes(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Probe every label in full and in limited context, two at a time: {context: {label: report}}."""
-    tasks = [
-        (name, label, context) for context in ("full", STREAM) for name, (label, _) in TASKS.items()
+def _probes(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Probe every label, two at a time: {context: {label: report}} on the test splits, {label: report} in turn."""
+    tasks: list[tuple[str, str, str, int]] = [
+        (name, label, "full", folds) for name, (label, folds) in IN_TURN.items()
     ]
+    for context in ("full", STREAM):
+        tasks += [(name, label, context, 0) for name, (label, _) in TASKS.items()]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        reports = list(pool.map(lambda task: _probe(arguments, task), tasks))
-    found: dict[str, dict[str, Any]] = {}
-    for (_, label, context), report in zip(tasks, reports, strict=True):
-        found.setdefault(context, {})[label] = report
-    return found
+        reports = list(pool.map(lambda task: _probe(arguments, *task), tasks))
+    splits: dict[str, dict[str, Any]] = {}
+    in_turn: dict[str, Any] = {}
+    for (_, label, context, folds), report in zip(tasks, reports, strict=True):
+        (in_turn if folds else splits.setdefault(context, {}))[label] = report
+    return splits, in_turn
 
 
 def _portable(value: Any, folders: list[Path]) -> Any:
@@ -155,6 +164,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         *arguments.overrides,
     )
     rounds = sorted(out.glob("iteration-*/run"))
+    splits, in_turn = _probes(arguments)
     result = {
         "cuts": cuts,
         "hours": round(hours, 2),
@@ -171,7 +181,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for folder in rounds
         ],
         "floors": dict(TASKS.values()),
-        "probes": _probes(arguments),
+        "probes": splits,
+        "probes_in_turn": in_turn,
     }
     write_json(arguments.out, _portable(result, [arguments.work, arguments.data]))
     return {"results": str(arguments.out), **result["training"]}

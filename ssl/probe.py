@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trunkline.command import Summary, run
 from trunkline.errors import UsageError
@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     from encoder import Backbone, Context
     from ssl.pooled import Extractor, Pooled
     from ssl.probing import LabelledCuts, Row
+    from trunkline.manifest import Cut, Manifest
 
 SPLITS = ("train", "dev", "test")
 HEADS = {"linear": ("linear", "weighted"), "mlp": ("mlp",), "both": ("linear", "weighted", "mlp")}
 MFCC_RATE = 8000
 MAX_DRAWS = 20
+
+
+class Readable(NamedTuple):
+    """What reading the cuts met: those left out with their faults, and how many were padded or cropped."""
+
+    left_out: list[str]
+    short: int
+    cropped: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     option("--test-split", default="test", metavar="NAME")
     option(
+        "--folds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead of splits: deal all speakers (or calls, or cuts) into N parts and test each once",
+    )
+    option(
         "--context", default="full", help="'full', or chunk,left,right in frames of 80 ms: 8,40,0"
     )
     option("--pooling", default="mean+std", choices=("mean", "mean+std"))
@@ -64,44 +80,77 @@ def _parser() -> argparse.ArgumentParser:
 def _probe(arguments: argparse.Namespace) -> Summary:
     from encoder import Context
     from ssl.pooled import extract
-    from ssl.probing import labelled_cuts, probe
     from trunkline.checkpoint import write_json
     from trunkline.manifest import load_manifest
 
     context = Context.parse(arguments.context)
     if len(set(arguments.backbone)) < len(arguments.backbone):
         raise UsageError("A --backbone is given twice; each is compared with the first.")
-    cuts = labelled_cuts(
-        load_manifest(arguments.manifest),
-        arguments.label,
-        train=arguments.train_split,
-        dev=arguments.dev_split,
-        test=arguments.test_split,
-        seed=arguments.seed,
-    )
+    folds = _folds(load_manifest(arguments.manifest), arguments)
+    cuts = [cut for part in (folds[0].train, folds[0].dev, folds[0].test) for cut in part]
     draws = {name: _draws(name, arguments.seed) for name in arguments.backbone}
     extractors = {
-        draw: _extractor(draw, cuts, context, arguments)
+        draw: _extractor(draw, folds[0].train, context, arguments)
         for drawn in draws.values()
         for draw in drawn
     }
-    heads, left_out = HEADS[arguments.head], []
-    rows: dict[str, list[Row]] = {}
-    features: dict[str, Pooled] = {}
+    readable = Readable([], 0, 0)
+    rows: dict[str, list[list[Row]]] = {}
     for name, extractor in extractors.items():
-        features = {
-            split: extract(extractor, getattr(cuts, split), description=f"{name}: {split}")
-            for split in SPLITS
-        }
-        left_out += [fault for part in features.values() for fault in part.faults]
+        features = extract(extractor, cuts, description=name)
+        readable = Readable(
+            [*readable.left_out, *features.faults], features.short, features.cropped
+        )
         # What cannot be read is asked of no other backbone: they are compared cut by cut.
-        cuts = cuts._replace(**{split: part.cuts for split, part in features.items()})
-        rows[name] = probe(features, cuts.label, extractor.layers, heads=heads, seed=arguments.seed)
+        cuts = features.cuts
+        rows[name] = _answered(folds, features, extractor.layers, arguments)
+    folds = [_there(fold, cuts) for fold in folds]
     found = {name: [rows[draw] for draw in drawn] for name, drawn in draws.items()}
-    report = _about(arguments, cuts, features, left_out) | {"tables": _tables(cuts, found)}
+    report = _about(arguments, folds, readable) | {"tables": _tables(folds, found)}
     if arguments.out:
         write_json(arguments.out, report)
     return report
+
+
+def _folds(manifest: Manifest, arguments: argparse.Namespace) -> list[LabelledCuts]:
+    """Return the manifest's splits, or the folds that were asked for."""
+    from ssl.folds import folded_cuts
+    from ssl.probing import labelled_cuts
+
+    if arguments.folds:
+        return folded_cuts(manifest, arguments.label, arguments.folds, seed=arguments.seed)
+    splits = {name: getattr(arguments, f"{name}_split") for name in SPLITS}
+    return [labelled_cuts(manifest, arguments.label, **splits, seed=arguments.seed)]
+
+
+def _there(fold: LabelledCuts, cuts: list[Cut]) -> LabelledCuts:
+    """Return what of a fold is among the cuts."""
+    there = {id(cut) for cut in cuts}
+    parts = {split: [cut for cut in getattr(fold, split) if id(cut) in there] for split in SPLITS}
+    return fold._replace(**parts)
+
+
+def _answered(
+    folds: list[LabelledCuts],
+    features: Pooled,
+    layers: tuple[str, ...],
+    arguments: argparse.Namespace,
+) -> list[list[Row]]:
+    """Return the rows of each fold."""
+    from ssl.folds import picked
+    from ssl.probing import probe
+
+    heads = HEADS[arguments.head]
+    return [
+        probe(
+            {split: picked(features, getattr(fold, split)) for split in SPLITS},
+            fold.label,
+            layers,
+            heads=heads,
+            seed=arguments.seed,
+        )
+        for fold in folds
+    ]
 
 
 def _draws(name: str, seed: int) -> list[str]:
@@ -120,7 +169,7 @@ def _draws(name: str, seed: int) -> list[str]:
 
 
 def _extractor(
-    name: str, cuts: LabelledCuts, context: Context, arguments: argparse.Namespace
+    name: str, train: list[Cut], context: Context, arguments: argparse.Namespace
 ) -> Extractor:
     """Return the features that a --backbone names."""
     from encoder import load_backbone
@@ -131,7 +180,7 @@ def _extractor(
         return MfccFeatures(_number(after, name, MFCC_RATE), pooling=arguments.pooling)
     if kind.startswith("random:"):
         seed = _number(after, name, arguments.seed)
-        backbone = _untrained(kind.removeprefix("random:"), seed, cuts)
+        backbone = _untrained(kind.removeprefix("random:"), seed, train)
     else:
         backbone = load_backbone(name)
     return BackboneFeatures(
@@ -139,7 +188,7 @@ def _extractor(
     )
 
 
-def _untrained(source: str, seed: int, cuts: LabelledCuts) -> Backbone:
+def _untrained(source: str, seed: int, train: list[Cut]) -> Backbone:
     """Return a backbone of a preset, or of a directory's shape and normalisation, as initialised."""
     import torch
 
@@ -155,7 +204,7 @@ def _untrained(source: str, seed: int, cuts: LabelledCuts) -> Backbone:
         backbone.feature_mean.copy_(trained.feature_mean)
         backbone.feature_scale.copy_(trained.feature_scale)
     else:
-        normalise_by(backbone, cuts.train)
+        normalise_by(backbone, train)
     return backbone
 
 
@@ -167,50 +216,57 @@ def _number(text: str, name: str, default: int) -> int:
 
 def _about(
     arguments: argparse.Namespace,
-    cuts: LabelledCuts,
-    features: dict[str, Pooled],
-    left_out: list[str],
+    folds: list[LabelledCuts],
+    readable: Readable,
 ) -> Summary:
     from ssl.probing import classes_of
     from trunkline.metrics import majority_accuracy
 
-    classes = [classes_of(getattr(cuts, split), cuts.label) for split in SPLITS]
+    label = arguments.label
+    train, test = classes_of(folds[0].train, label), classes_of(_tested(folds), label)
     about: Summary = {
         "manifest": arguments.manifest,
-        "label": cuts.label,
-        "classes": len(set(classes[0])),
+        "label": label,
+        "classes": len(set(train)),
         "context": arguments.context,
         "pooling": arguments.pooling,
-        "majority_accuracy": majority_accuracy(classes[0], classes[2]),
+        "majority_accuracy": majority_accuracy(train, test),
     }
-    about |= {f"{split}_cuts": len(getattr(cuts, split)) for split in SPLITS}
-    about |= {
-        "padded_to_one_frame": sum(part.short for part in features.values()),
-        "cropped_to_60_s": sum(part.cropped for part in features.values()),
-        "left_out": left_out,
-        "notes": cuts.notes,
+    if len(folds) > 1:
+        about |= {"folds": len(folds), "test_cuts": len(test)}
+    else:
+        about |= {f"{split}_cuts": len(getattr(folds[0], split)) for split in SPLITS}
+    return about | {
+        "padded_to_one_frame": readable.short,
+        "cropped_to_60_s": readable.cropped,
+        "left_out": readable.left_out,
+        "notes": folds[0].notes,
     }
-    return about
+
+
+def _tested(folds: list[LabelledCuts]) -> list[Cut]:
+    """Return the test cuts, one fold after the other."""
+    return [cut for fold in folds for cut in fold.test]
 
 
 def _tables(
-    cuts: LabelledCuts, found: dict[str, list[list[Row]]]
+    folds: list[LabelledCuts], found: dict[str, list[list[list[Row]]]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return what dev prefers of each backbone and head, the comparison with the first, all rows.
 
-    `found` has the rows of every draw of a backbone; dev chooses for each draw by itself.
+    `found` has the rows of every draw of a backbone and fold; dev chooses for each draw and fold by itself.
     """
     from ssl.probing import groups_of
     from trunkline.metrics import paired_difference
 
-    first = next(iter(found))
-    heads = list(dict.fromkeys(row.head for draws in found.values() for row in draws[0]))
+    first, label, tested = next(iter(found)), folds[0].label, _tested(folds)
+    heads = list(dict.fromkeys(row.head for draws in found.values() for row in draws[0][0]))
     preferred, compared = [], []
     for head in (*heads, "any") if len(heads) > 1 else heads:
         chosen = {
             name: row
             for name, draws in found.items()
-            if (row := _preferred(draws, head, cuts)) is not None
+            if (row := _preferred(draws, head, tested, label)) is not None
         }
         preferred += [
             {"backbone": name, "among": head} | _cells(row) for name, row in chosen.items()
@@ -218,33 +274,39 @@ def _tables(
         for name, row in chosen.items():
             if name == first or first not in chosen:
                 continue
-            groups, unit = groups_of(cuts.test, cuts.label)
+            groups, unit = groups_of(tested, label)
             result = paired_difference(chosen[first].correct, row.correct, groups, unit=unit)
             compared.append({"backbone": first, "against": name, "head": head} | result._asdict())
     tables = {"Layer chosen on dev": preferred}
     if compared:
         tables["Paired comparison (difference of accuracies, 95 % interval)"] = compared
     return tables | {
-        f"All layers of {name}": [_cells(row) for row in _layers(draws, cuts)]
+        f"All layers of {name}": [_cells(row) for row in _layers(draws, tested, label)]
         for name, draws in found.items()
     }
 
 
-def _preferred(draws: list[list[Row]], head: str, cuts: LabelledCuts) -> Row | None:
-    """Return what dev prefers among the rows of a head (or "any"), as the mean of the draws."""
+def _preferred(draws: list[list[list[Row]]], head: str, cuts: list[Cut], label: str) -> Row | None:
+    """Return what dev prefers among the rows of a head (or "any"), over all folds, as the mean of the draws."""
+    from ssl.folds import joined
     from ssl.probing import best, mean_of_draws
 
-    among = [[row for row in rows if head in (row.head, "any")] for rows in draws]
-    if not all(among):
+    among = [
+        [[row for row in rows if head in (row.head, "any")] for rows in folds] for folds in draws
+    ]
+    if not all(rows for folds in among for rows in folds):
         return None
-    return mean_of_draws([best(rows) for rows in among], cuts.test, cuts.label)
+    whole = [joined([best(rows) for rows in folds], cuts, label) for folds in among]
+    return mean_of_draws(whole, cuts, label)
 
 
-def _layers(draws: list[list[Row]], cuts: LabelledCuts) -> list[Row]:
-    """Return every head and layer, each as the mean of the draws."""
+def _layers(draws: list[list[list[Row]]], cuts: list[Cut], label: str) -> list[Row]:
+    """Return every head and layer, over all folds, each as the mean of the draws."""
+    from ssl.folds import joined
     from ssl.probing import mean_of_draws
 
-    return [mean_of_draws(rows, cuts.test, cuts.label) for rows in zip(*draws, strict=True)]
+    whole = [[joined(rows, cuts, label) for rows in zip(*folds, strict=True)] for folds in draws]
+    return [mean_of_draws(rows, cuts, label) for rows in zip(*whole, strict=True)]
 
 
 def _cells(row: Row) -> dict[str, Any]:

@@ -46,7 +46,10 @@ class Row:
     uar: float
     interval: Interval
     correct: np.ndarray
-    """(cuts,) share of right answers, in the order of the test cuts, for paired comparisons."""
+    """(cuts,) whether each answer is right, in the order of the test cuts, for paired comparisons; (draws, cuts) of
+    several draws."""
+    answers: tuple[str, ...] = ()
+    """The classes that were told, of one draw."""
     accuracies: tuple[float, ...] = ()
     """Of each draw, where there are several."""
 
@@ -69,13 +72,7 @@ def labelled_cuts(
         UsageError: no cut has the label, or none of a split that was named.
         DataError: train has one class, or not even two cuts for a class.
     """
-    labelled = [cut for cut in manifest if cut.label(label) is not None]
-    if not labelled:
-        known = {name for cut in manifest for name in (*cut.labels, *cut.extra)} | {"speaker"}
-        raise UsageError(f"{manifest.path} has no label {label!r}.{nearest(label, known)}")
-    notes = []
-    if missing := len(manifest) - len(labelled):
-        notes.append(f"{missing} of {len(manifest)} cuts have no {label!r} and are left out.")
+    labelled, notes = with_label(manifest, label)
     splits: dict[str, list[Cut]] = {}
     for cut in labelled:
         splits.setdefault(cut.split or "", []).append(cut)
@@ -100,6 +97,21 @@ def labelled_cuts(
     if unseen := set(classes_of(splits[test], label)) - classes:
         notes.append(f"Not in train, so never answered: {', '.join(sorted(unseen)[:10])}.")
     return LabelledCuts(label, splits[train], dev_cuts, splits[test], notes)
+
+
+def with_label(manifest: Manifest, label: str) -> tuple[list[Cut], list[str]]:
+    """Return the cuts that have a label, and a remark where others have not.
+
+    Raises:
+        UsageError: no cut has it.
+    """
+    labelled = [cut for cut in manifest if cut.label(label) is not None]
+    if not labelled:
+        known = {name for cut in manifest for name in (*cut.labels, *cut.extra)} | {"speaker"}
+        raise UsageError(f"{manifest.path} has no label {label!r}.{nearest(label, known)}")
+    missing = len(manifest) - len(labelled)
+    remark = f"{missing} of {len(manifest)} cuts have no {label!r} and are left out."
+    return labelled, [remark] if missing else []
 
 
 def classes_of(cuts: Sequence[Cut], label: str) -> list[str]:
@@ -203,6 +215,7 @@ def _row(
         uar(reference, answers),
         interval(correct, groups, unit=unit, seed=seed),
         correct,
+        tuple(answers),
     )
 
 
@@ -211,11 +224,26 @@ def best(rows: Iterable[Row]) -> Row:
     return min(rows, key=lambda row: (-row.dev_accuracy, row.dev_loss))
 
 
+def common(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what is chosen of a row (layer, head, setting), as far as the rows agree on it."""
+
+    def shared(name: str, otherwise: Any) -> Any:
+        values = {getattr(row, name) for row in rows}
+        return values.pop() if len(values) == 1 else otherwise
+
+    return {
+        "layer": shared("layer", "various"),
+        "head": shared("head", "various"),
+        "learning_rate": shared("learning_rate", None),
+        "weight_decay": shared("weight_decay", None),
+    }
+
+
 def mean_of_draws(rows: Sequence[Row], cuts: Sequence[Cut], label: str, seed: int = 0) -> Row:
     """Return the mean of one row for each draw of an untrained backbone; of one draw, the row itself.
 
-    Where the draws differ in layer or setting the mean has none. Its interval, and comparisons with it, are over cuts
-    alone and so too narrow for untrained backbones in general; `accuracies` show how far the draws lie apart.
+    Its interval, and comparisons with it, are those of untrained backbones in general: draws are resampled beside
+    cuts.
     """
     if len(rows) == 1:
         return rows[0]
@@ -223,17 +251,10 @@ def mean_of_draws(rows: Sequence[Row], cuts: Sequence[Cut], label: str, seed: in
     def mean(name: str) -> float:
         return float(np.mean([getattr(row, name) for row in rows]))
 
-    def common(name: str, otherwise: Any) -> Any:
-        values = {getattr(row, name) for row in rows}
-        return values.pop() if len(values) == 1 else otherwise
-
-    correct = np.mean([row.correct for row in rows], axis=0)
+    correct = np.stack([row.correct for row in rows])
     groups, unit = groups_of(cuts, label)
     return Row(
-        layer=common("layer", "various"),
-        head=common("head", "various"),
-        learning_rate=common("learning_rate", None),
-        weight_decay=common("weight_decay", None),
+        **common(rows),
         dev_accuracy=mean("dev_accuracy"),
         dev_loss=mean("dev_loss"),
         accuracy=mean("accuracy"),

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.heads_real import Bench, write_segments
+from benchmarks.heads_real_draws import compared, mean_scores
 from benchmarks.heads_real_rows import COMPARISONS, ROWS
 from benchmarks.heads_real_tables import TITLES, heads_parts
 from heads.config import HeadsConfig
+from heads.predictions import Prediction
 from heads.registry import find_head
+from trunkline.errors import DataError
 from trunkline.settings import load_settings, read_settings
 
 
@@ -65,6 +70,43 @@ def test_utterances_are_cut_into_stretches_and_test_stays_whole(tmp_path):
     assert made[0]["end"] == made[1]["start"] == pytest.approx(10 / 3, abs=1e-3)
     assert made[3]["duration"] == 10.0
     assert (path.parent / made[0]["audio_filepath"]).resolve() == Path(folder / "a.opus").resolve()
+
+
+def write_answers(folder: Path, right: list[bool], context: str = "full") -> Path:
+    folder.mkdir(parents=True)
+    rows = [
+        Prediction(
+            "digit", "classes", context, f"cut{n}", "one", "one" if good else "two", speaker="s"
+        )
+        for n, good in enumerate(right)
+    ]
+    with (folder / "predictions.jsonl").open("w") as file:
+        file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+    return folder
+
+
+def test_several_draws_are_their_mean_and_are_compared_with_their_doubt(tmp_path):
+    rng = np.random.default_rng(0)
+    ours = write_answers(tmp_path / "ours", list(rng.random(200) < 0.6))
+    shares = [0.3, 0.4, 0.5, 0.6, 0.7]
+    draws = [
+        write_answers(tmp_path / f"draw-{n}", list(rng.random(200) < share))
+        for n, share in enumerate(shares)
+    ]
+    lucky, mean = (compared(([ours], "full"), (each, "full")) for each in (draws[:1], draws))
+    assert lucky["verdict"] == "better" and mean["verdict"] == "not distinguishable"
+    assert mean["b"] == pytest.approx(np.mean(shares), abs=0.05)
+    parts = [
+        {"digit": [{"context": "full", "cuts": 200, "accuracy": share, "uar": share / 2}]}
+        for share in shares
+    ]
+    (row,) = mean_scores(parts, [draws])["digit"]
+    assert (row["accuracy"], row["uar"], row["cuts"]) == (0.5, 0.25, 200)
+    assert (row["draws"], row["lowest"], row["highest"]) == (5, 0.3, 0.7)
+    assert row["low"] < 0.42 and row["high"] > 0.58  # cuts alone would give 0.47 to 0.53
+    write_answers(tmp_path / "others", [True] * 30)
+    with pytest.raises(DataError, match="other cuts"):
+        compared(([ours], "full"), ([tmp_path / "others"], "full"))
 
 
 def test_results_become_tables():

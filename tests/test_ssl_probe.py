@@ -3,73 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from torch.nn import functional
 
 from encoder import Backbone, BackboneConfig, Context
 from ssl.classifiers import MLP_GRID, AdamW, Classifiers, Examples, fit
-from ssl.pooled import BackboneFeatures, MfccFeatures, Pooled, extract, pool
+from ssl.pooled import BackboneFeatures, MfccFeatures, extract, pool
 from ssl.probing import best, labelled_cuts, probe, quick_probe
+from tests.probing import RATE, command, made_corpus, made_features
 from trunkline.errors import DataError, UsageError
 from trunkline.manifest import Cut, load_manifest
 from trunkline.metrics import majority_accuracy
-
-ROOT = Path(__file__).parent.parent
-RATE = 8000
-PITCHES = {"low": 200.0, "mid": 700.0, "high": 2000.0}
-
-
-def made_features(
-    informative: int,
-    *,
-    per_split: int = 90,
-    classes: int = 3,
-    shuffled: bool = False,
-    seed: int = 0,
-) -> dict[str, Pooled]:
-    """Three layers of noise, in one of which the classes are far apart."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(classes, 8)) * 2.5
-    features = {}
-    for split in ("train", "dev", "test"):
-        targets = np.arange(per_split) % classes
-        vectors = rng.normal(size=(per_split, 3, 8))
-        vectors[:, informative] += centres[targets]
-        if shuffled:
-            rng.shuffle(targets)
-        cuts = [
-            Cut(f"{split}{index}", Path("none.wav"), f"{split}{index}", extra={"tone": str(target)})
-            for index, target in enumerate(targets)
-        ]
-        features[split] = Pooled(torch.from_numpy(vectors).float(), cuts)
-    return features
-
-
-def made_corpus(folder: Path, *, split: bool = True, speakers: int = 0, number: int = 48) -> Path:
-    """Hummed notes of three pitches in noise; cut 0 is shorter than one frame of the encoder."""
-    rng = np.random.default_rng(0)
-    lines = []
-    for index in range(number):
-        pitch = list(PITCHES)[index % 3]
-        seconds = 0.1 if index == 0 else 0.3 + 0.2 * rng.random()
-        times = np.arange(int(RATE * seconds)) / RATE
-        wave = 0.3 * np.sin(2 * np.pi * PITCHES[pitch] * times) + 0.02 * rng.normal(size=len(times))
-        soundfile.write(folder / f"{index}.wav", wave, RATE)
-        row = {"audio_filepath": f"{index}.wav", "pitch": pitch, "always": "same"}
-        if split:
-            row["split"] = ("train", "dev", "test")[(index // 3) % 3]
-        if speakers:
-            row["speaker"] = f"speaker{(index // 3) % speakers}"
-        lines.append(json.dumps(row))
-    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "manifest.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -254,15 +202,6 @@ def test_a_wrong_label_or_split_is_answered_with_the_nearest(corpus):
         labelled_cuts(load_manifest(corpus), "pitch", test="tests")
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "trunkline", "probe", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_the_command_compares_backbones_on_the_same_cuts(corpus, tiny, tmp_path):
     tiny.save(tmp_path / "tiny")
     names = [str(tmp_path / "tiny"), f"random:{tmp_path / 'tiny'}@5", "mfcc"]
@@ -334,6 +273,7 @@ def test_several_untrained_draws_are_one_row_their_mean_with_lowest_and_highest(
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
+        (["--backbone", "mfcc", "--label", "pitch", "--folds", "2"], 2, "must be 3 to 48"),
         (["--backbone", "random:tiny@5-3", "--label", "pitch"], 2, "two as FIRST-LAST"),
         (["--backbone", "random:tiny@-3", "--label", "pitch"], 2, "two as FIRST-LAST"),
         (["--backbone", "random:tiny@0-99", "--label", "pitch"], 2, "20 draws at most"),

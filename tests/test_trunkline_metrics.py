@@ -138,6 +138,45 @@ def test_a_gain_that_only_one_speaker_has_is_not_distinguishable():
     assert paired_difference(np.ones(240), weak, list(speakers)).verdict == "not distinguishable"
 
 
+def _draws_of(rng: np.random.Generator, mean: float, draws: int, spread: float) -> np.ndarray:
+    """Answers, (draws, cuts), of systems whose accuracies lie around a mean."""
+    return rng.random((draws, 400)) < np.clip(rng.normal(mean, spread, (draws, 1)), 0, 1)
+
+
+@pytest.mark.parametrize("draws", [5, 20])
+def test_several_draws_are_compared_with_the_doubt_of_draws_not_made(draws):
+    rng = np.random.default_rng(8)
+    alarms = {"draws": 0, "their mean": 0}
+    for _ in range(60):
+        one, many = rng.random(400) < 0.5, _draws_of(rng, 0.5, draws, 0.08)
+        for name, other in (("draws", many), ("their mean", many.mean(axis=0))):
+            result = paired_difference(one, other, resamples=200)
+            alarms[name] += result.verdict != "not distinguishable"
+    assert alarms["draws"] <= 7
+    assert alarms["their mean"] > alarms["draws"] or draws == 20
+    gain = paired_difference(rng.random(400) < 0.7, _draws_of(rng, 0.5, draws, 0.08))
+    assert gain.verdict == "better"
+
+
+def test_draws_widen_intervals_and_equal_draws_change_nothing():
+    rng = np.random.default_rng(9)
+    many, other = _draws_of(rng, 0.5, 6, 0.1), rng.random(400) < 0.6
+    mean, drawn = interval(many.mean(axis=0)), interval(many)
+    assert drawn.low < mean.low < many.mean() < mean.high < drawn.high
+    assert (drawn.unit, drawn.groups) == ("cut", 400)
+    alike = paired_difference(other, np.repeat(many[:1], 6, axis=0))
+    single = paired_difference(other, many[0])
+    assert alike.difference == pytest.approx(single.difference)
+    assert (alike.low, alike.high) == pytest.approx((single.low, single.high), abs=0.01)
+
+
+def test_the_spread_of_few_draws_is_not_taken_too_narrow():
+    means = np.array([0.3, 0.4, 0.5, 0.6, 0.7])  # of draws in which all cuts are alike
+    found = interval(np.repeat(means[:, None], 50, axis=1), resamples=4000)
+    error = np.std(means, ddof=1) / np.sqrt(len(means))
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.12)
+
+
 def test_identical_answers_have_no_difference():
     assert paired_difference([1, 0, 1], [1, 0, 1])[:5] == (0, 0, 0, 1.0, "not distinguishable")
 

@@ -2,6 +2,9 @@
 
 Cuts of one speaker are not independent, so whole groups are drawn with replacement (Bisani and
 Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004).
+A system of which there are several draws, such as initialisations, is scored as their mean, and then the draws are
+drawn as well (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007): one fewer than there are each time,
+without which the spread of few would come out too narrow (Rao and Wu, JASA 1988).
 """
 
 from __future__ import annotations
@@ -61,7 +64,8 @@ def interval(
     """Return the 95 % interval of mean(correct) by bootstrap over groups.
 
     Args:
-        correct: one score per cut, such as 1 for a right answer and 0 for a wrong one.
+        correct: one score per cut, such as 1 for a right answer and 0 for a wrong one; (draws, cuts) where a system
+            was made several times, and the interval is that of its mean over all that could have been made.
         groups: the speaker (or call) of each cut; a cut whose group is None stands alone. With
             fewer than `MIN_GROUPS` groups cuts are drawn, and the result's `unit` is "cut".
         sizes: what each cut counts, such as its reference words where `correct` holds its errors;
@@ -74,8 +78,8 @@ def interval(
     totals, weight, unit = _group_sums(_scores(correct), groups, unit, sizes)
     means = totals / np.maximum(weight, 1e-9)
     if np.ptp(means) == 0:
-        return _interval_without_variation(float(means[0]), unit, len(weight))
-    means = _bootstrap(totals, weight, seed, resamples)
+        return _interval_without_variation(float(means[0, 0]), unit, len(weight))
+    means = _bootstrap([totals], weight, seed, resamples)
     low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
     return Interval(float(low), float(high), unit, len(weight))
 
@@ -96,17 +100,27 @@ def paired_difference(
     The interval is the group bootstrap of `interval`. p comes from flipping the sign of whole
     groups' differences, which keeps its level with few groups or few disagreements, where the
     bootstrap is too eager. "better" and "worse" need both: p < 0.05 and an interval without 0.
+    Either system may have several draws, (draws, cuts): the means are compared, draws are resampled beside groups,
+    and p is the larger one of that of the flips and that of the bootstrap, as flips know nothing of other draws.
     For word error rates give errors, the references' words as `sizes`, and say that higher is not better.
 
     Raises:
         DataError: no cuts. UsageError: the sequences differ in length.
     """
     a, b = _scores(correct_a), _scores(correct_b)
-    if len(a) != len(b):
-        raise UsageError(f"A paired comparison needs the same cuts: {len(a)} against {len(b)}.")
-    totals, weight, unit = _group_sums(a - b, groups, unit, sizes)
-    low, high = np.quantile(_bootstrap(totals, weight, seed, resamples), [ALPHA / 2, 1 - ALPHA / 2])
+    if a.shape[1] != b.shape[1]:
+        raise UsageError(
+            f"A paired comparison needs the same cuts: {a.shape[1]} against {b.shape[1]}."
+        )
+    if len(a) == len(b) == 1:
+        a, b = a - b, np.zeros_like(b)
+    (added, weight, unit), (taken, _, _) = (_group_sums(x, groups, unit, sizes) for x in (a, -b))
+    drawn = _bootstrap([added, taken], weight, seed, resamples)
+    low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2])
+    totals = added.mean(axis=0) + taken.mean(axis=0)
     p = _sign_flip_p(totals, seed, 5 * resamples)
+    if len(a) > 1 or len(b) > 1:
+        p = max(p, _share_beyond_zero(drawn))
     difference = float(totals.sum() / weight.sum())
     verdict = "not distinguishable"
     if p < ALPHA and (low > 0 or high < 0):
@@ -159,12 +173,18 @@ def statistic_difference(
     draws, unit, number = _drawn_rows(cuts, groups, unit, seed, resamples)
     found = np.array([difference(rows) for rows in draws])
     low, high = np.quantile(found, [ALPHA / 2, 1 - ALPHA / 2])
-    p = min(1.0, 2 * (min(np.sum(found <= 0), np.sum(found >= 0)) + 1) / (len(found) + 1))
+    p = _share_beyond_zero(found)
     verdict = "not distinguishable"
     if low > 0 or high < 0:
         verdict = "better" if (low > 0) == higher_is_better else "worse"
     observed = difference(np.arange(cuts))
-    return Difference(observed, float(low), float(high), float(p), verdict, unit, number)
+    return Difference(observed, float(low), float(high), p, verdict, unit, number)
+
+
+def _share_beyond_zero(found: np.ndarray) -> float:
+    """Return the two-sided p of a bootstrap: twice the smaller share of draws on one side of 0."""
+    beyond = min(np.sum(found <= 0), np.sum(found >= 0))
+    return float(min(1.0, 2 * (beyond + 1) / (len(found) + 1)))
 
 
 def _drawn_rows(
@@ -196,7 +216,8 @@ def _members(cuts: int, groups: Sequence[str | None] | None, unit: str) -> tuple
 
 
 def _scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    scores = np.asarray(values, dtype=np.float64)
+    """Return (draws, cuts); one draw is the usual case."""
+    scores = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if not scores.size:
         raise DataError("There is nothing to score: no cuts.")
     return scores
@@ -208,23 +229,34 @@ def _group_sums(
     unit: str,
     sizes: Sequence[float] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return each group's sum and size, and what a group is."""
-    weight = np.ones(len(scores)) if sizes is None else np.asarray(sizes, dtype=np.float64)
-    if len(weight) != len(scores):
-        raise UsageError(f"There are {len(scores)} cuts but {len(weight)} sizes.")
+    """Return each group's sum, (draws, groups), its size, (groups,), and what a group is."""
+    cuts = scores.shape[1]
+    weight = np.ones(cuts) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if len(weight) != cuts:
+        raise UsageError(f"There are {cuts} cuts but {len(weight)} sizes.")
     if not weight.sum() > 0:
         raise DataError("There is nothing to score: the references hold no words.")
-    members, unit = _members(len(scores), groups, unit)
-    return np.bincount(members, weights=scores), np.bincount(members, weights=weight), unit
+    members, unit = _members(cuts, groups, unit)
+    totals = np.stack([np.bincount(members, weights=draw) for draw in scores])
+    return totals, np.bincount(members, weights=weight), unit
 
 
-def _bootstrap(totals: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Return the mean score of each resample, one at a time so that memory stays small."""
+def _bootstrap(
+    systems: Sequence[np.ndarray], sizes: np.ndarray, seed: int, resamples: int
+) -> np.ndarray:
+    """Return the sum of the systems' mean scores of each resample, one at a time so that memory stays small.
+
+    Each system is (draws, groups); the same groups are drawn for all, draws for each by itself.
+    """
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
     for index in range(resamples):
-        drawn = rng.integers(len(totals), size=len(totals))
-        means[index] = totals[drawn].sum() / max(sizes[drawn].sum(), 1e-9)
+        drawn = rng.integers(len(sizes), size=len(sizes))
+        total = 0.0
+        for system in systems:
+            draws = rng.integers(len(system), size=len(system) - 1) if len(system) > 1 else [0]
+            total += system[draws][:, drawn].sum() / len(draws)
+        means[index] = total / max(sizes[drawn].sum(), 1e-9)
     return means
 
 
