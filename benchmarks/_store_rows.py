@@ -188,7 +188,7 @@ def frames_write(work: Path) -> Row:
         _fsync(raw)
 
     wall: dict[str, list[float]] = {"ours": [], "save": []}
-    for _ in range(3):
+    for _ in range(10):
         for name, function in (("ours", write_ours), ("save", save)):
             clock = Clock()
             function()
@@ -208,8 +208,8 @@ def frames_write(work: Path) -> Row:
         "ours": write_ours, "half": lambda: write_half(True), "plain half": lambda: write_half(False),
         "default": write_default, "save": save,
     }  # fmt: skip
-    # In turns, and the best of five each: what else runs on the machine only ever adds.
-    turns = [{name: cpu_of(way, 1) for name, way in ways.items()} for _ in range(5)]
+    # In turns, and the best of ten each: what else runs on the machine only ever adds.
+    turns = [{name: cpu_of(way, 1) for name, way in ways.items()} for _ in range(10)]
     seconds = {name: min(turn[name] for turn in turns) for name in ways}
     return {
         "frames_per_s": FRAMES / seconds["ours"],

@@ -182,7 +182,7 @@ def _commands(trunk: Trunk, short: str) -> tuple[Row, Row]:
         "contexts.dev=[8, 40, 0]",
         "heads.ctc.options.tokenizer.kind=syllables",
         "train.warmup_steps=200",
-        *(("trunk.lr=0.0005",) if trunk != "from scratch" else ()),
+        "trunk.lr=0.0005",
     )
     syllables = _learning(COMMANDS, f"commands-{short}-syllables", trunk, 2000, 1.0, *alike)
     after = (

@@ -28,8 +28,10 @@ def heads_parts(found: Mapping[str, Any]) -> Iterator[str | Rows]:
         "## Heads on real recordings (`benchmarks/heads_real.py`)\n\n"
         f"{len(rows)} of {len(ROWS)} trainings, one thread each of {found['cpus']} cores, trunk "
         f"`{str(found['backbone'])[:12]}`; scores in % on the sets' own test splits with 95 % intervals, drawn by "
-        'speaker where speakers are known. "random" is the same trunk untrained and frozen; "from scratch" the same '
-        "trunk untrained and learning with the head. `cpu s` is processor time of training and judging."
+        'speaker where speakers are known. "random" is the same trunk untrained and frozen, the mean of several draws '
+        "with the lowest and the highest where it says so, and then intervals and tests draw trunks as well as cuts; "
+        '"from scratch" is the same trunk untrained and learning with the head. '
+        "`cpu s` is processor time of training and judging."
     )
     for group, title in TITLES.items():
         table = [
@@ -68,6 +70,8 @@ def _lines(name: str, row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 if found.get(x) is not None
             ]
             interval = f" ({100 * found['low']:.1f}-{100 * found['high']:.1f})"
+            if "draws" in found:
+                interval += f"; {100 * found['lowest']:.1f} to {100 * found['highest']:.1f}"
             yield {
                 "row": name,
                 "head": head,
