@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -16,12 +17,13 @@ import soundfile
 from embedding_stores import column, run_export, save_backbone, write_recordings
 
 from embstore import EmbeddingStore, export
+from embstore.cut_sinks import CutSinks
 from embstore.forget import main as forget
 from embstore.runner import order, parse_shard
 from embstore.schema import round_mantissa
 from embstore.verify import verify
 from encoder import Context, load_backbone
-from trunkline.errors import UsageError
+from trunkline.errors import StorageError, UsageError
 from trunkline.manifest import load_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -275,6 +277,32 @@ def test_a_killed_export_goes_on_where_it_was(made, tmp_path, capsys):
     store = EmbeddingStore.open(out)
     assert sorted(column(store, "cut_id")) == sorted(load_manifest(made[1]).ids)
     assert verify(store) == []
+
+
+@pytest.mark.parametrize("failing", [0, 2, 5])
+def test_a_disk_that_refuses_while_writing_stops_the_export_and_is_no_fault_of_a_cut(
+    made, tmp_path, capsys, monkeypatch, failing
+):
+    out = tmp_path / "store"
+    options = words(made, out, "--frames", "--npy", "--context", "4,6,2")
+    calls = itertools.count()
+    write = CutSinks.write
+
+    def refuse(sinks: CutSinks, frames: np.ndarray) -> None:
+        if next(calls) == failing:
+            raise StorageError("Cannot write: no space left on the disk.")
+        write(sinks, frames)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CutSinks, "write", refuse)
+        status, _, said = run_export(capsys, *options)
+    assert status == 1 and "no space left on the disk" in said
+    store = EmbeddingStore.open(out)
+    assert not store.state.live(store.space(pooling="mean").name)
+    assert not list((out / "_staging").rglob("*.part"))
+    status, summary, _ = run_export(capsys, *options)
+    assert status == 0 and summary["encoded"] == 7
+    assert verify(EmbeddingStore.open(out)) == []
 
 
 def test_dry_run_tells_and_writes_no_vector(made, tmp_path, capsys):
