@@ -50,12 +50,12 @@ class Examples(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The best setting of one layer by dev; `answers` are its classes (cuts,) of the test vectors."""
+    """The best setting of one layer by dev, and what it makes of the test vectors: `probabilities` (cuts, classes)."""
 
     setting: Setting
     dev_accuracy: float
     dev_loss: float
-    answers: Tensor
+    probabilities: Tensor
 
 
 class Classifiers(nn.Module):
@@ -156,14 +156,14 @@ def fit(
             break
     model.load_state_dict(best)
     with torch.no_grad():
-        answers = model(test).argmax(dim=-1)
+        probabilities = model(test).softmax(dim=-1)
     fits = []
     for output, (accuracies, losses) in enumerate(zip(best_accuracy, best_loss, strict=True)):
         chosen = min(
             range(len(model.grid)), key=lambda k: (-float(accuracies[k]), float(losses[k]))
         )
         scores = float(accuracies[chosen]), float(losses[chosen])
-        fits.append(Fit(model.grid[chosen], *scores, answers[output, chosen]))
+        fits.append(Fit(model.grid[chosen], *scores, probabilities[output, chosen]))
     return fits
 
 

@@ -67,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of splits: deal all speakers (or calls, or cuts) into N parts and test each once",
     )
     option(
+        "--rotate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="deal the speakers (or calls, or cuts) of train and dev into N parts: each is dev once, all choose the "
+        "layer, and the N classifiers answer together; where dev has few speakers",
+    )
+    option(
         "--context", default="full", help="'full', or chunk,left,right in frames of 80 ms: 8,40,0"
     )
     option("--pooling", default="mean+std", choices=("mean", "mean+std"))
@@ -87,6 +95,7 @@ def _probe(arguments: argparse.Namespace) -> Summary:
     if len(set(arguments.backbone)) < len(arguments.backbone):
         raise UsageError("A --backbone is given twice; each is compared with the first.")
     folds = _folds(load_manifest(arguments.manifest), arguments)
+    rotations = [_rotations(fold, arguments) for fold in folds]
     cuts = [cut for part in (folds[0].train, folds[0].dev, folds[0].test) for cut in part]
     draws = {name: _draws(name, arguments.seed) for name in arguments.backbone}
     extractors = {
@@ -103,8 +112,11 @@ def _probe(arguments: argparse.Namespace) -> Summary:
         )
         # What cannot be read is asked of no other backbone: they are compared cut by cut.
         cuts = features.cuts
-        rows[name] = _answered(folds, features, extractor.layers, arguments)
-    folds = [_there(fold, cuts) for fold in folds]
+        rows[name] = _answered(rotations, features, extractor.layers, arguments)
+    folds = [
+        _there(fold, cuts)._replace(notes=several[0].notes)
+        for fold, several in zip(folds, rotations, strict=True)
+    ]
     found = {name: [rows[draw] for draw in drawn] for name, drawn in draws.items()}
     report = _about(arguments, folds, readable) | {"tables": _tables(folds, found)}
     if arguments.out:
@@ -130,27 +142,38 @@ def _there(fold: LabelledCuts, cuts: list[Cut]) -> LabelledCuts:
     return fold._replace(**parts)
 
 
+def _rotations(fold: LabelledCuts, arguments: argparse.Namespace) -> list[LabelledCuts]:
+    """Return a fold as it is, or with every part of train and dev as dev."""
+    from ssl.folds import rotated_cuts
+
+    return rotated_cuts(fold, arguments.rotate, seed=arguments.seed) if arguments.rotate else [fold]
+
+
 def _answered(
-    folds: list[LabelledCuts],
+    folds: list[list[LabelledCuts]],
     features: Pooled,
     layers: tuple[str, ...],
     arguments: argparse.Namespace,
 ) -> list[list[Row]]:
-    """Return the rows of each fold."""
-    from ssl.folds import picked
+    """Return the rows of each fold, which its rotations answer together."""
+    from ssl.folds import answered_together, picked
     from ssl.probing import probe
 
-    heads = HEADS[arguments.head]
-    return [
-        probe(
-            {split: picked(features, getattr(fold, split)) for split in SPLITS},
-            fold.label,
-            layers,
-            heads=heads,
-            seed=arguments.seed,
+    answered = []
+    for rotations in folds:
+        parts = [
+            {split: picked(features, getattr(cuts, split)) for split in SPLITS}
+            for cuts in rotations
+        ]
+        label, tested = rotations[0].label, parts[0]["test"].cuts
+        rows = [
+            probe(part, label, layers, heads=HEADS[arguments.head], seed=arguments.seed)
+            for part in parts
+        ]
+        answered.append(
+            [answered_together(several, tested, label) for several in zip(*rows, strict=True)]
         )
-        for fold in folds
-    ]
+    return answered
 
 
 def _draws(name: str, seed: int) -> list[str]:
@@ -236,6 +259,8 @@ def _about(
         about |= {"folds": len(folds), "test_cuts": len(test)}
     else:
         about |= {f"{split}_cuts": len(getattr(folds[0], split)) for split in SPLITS}
+    if arguments.rotate:
+        about["rotations"] = arguments.rotate
     return about | {
         "padded_to_one_frame": readable.short,
         "cropped_to_60_s": readable.cropped,

@@ -50,6 +50,10 @@ class Row:
     several draws."""
     answers: tuple[str, ...] = ()
     """The classes that were told, of one draw."""
+    classes: tuple[str, ...] = ()
+    """Those that could be told."""
+    probabilities: np.ndarray | None = None
+    """(cuts, classes) of one classifier, or the mean of several."""
     accuracies: tuple[float, ...] = ()
     """Of each draw, where there are several."""
 
@@ -187,8 +191,7 @@ def probe(
             continue
         fits = fit(head, fitted, chooser, scored.vectors, len(names), seed)
         for layer, result in zip(("all",) if head == "weighted" else layers, fits, strict=True):
-            answers = [names[index] for index in result.answers.tolist()]
-            rows.append(_row(layer, head, result, answers, test.cuts, label, seed))
+            rows.append(_row(layer, head, result, names, test.cuts, label, seed))
     return rows
 
 
@@ -196,27 +199,40 @@ def _row(
     layer: str,
     head: HeadName,
     fitted: Fit,
-    answers: list[str],
+    names: list[str],
     cuts: list[Cut],
     label: str,
     seed: int,
 ) -> Row:
-    reference = classes_of(cuts, label)
-    correct = np.array(reference) == np.array(answers)
-    groups, unit = groups_of(cuts, label)
+    probabilities = fitted.probabilities.numpy()
+    answers = [names[index] for index in probabilities.argmax(axis=1)]
     return Row(
         layer,
         head,
         *fitted.setting,
         fitted.dev_accuracy,
         fitted.dev_loss,
-        accuracy(reference, answers),
-        macro_f1(reference, answers),
-        uar(reference, answers),
-        interval(correct, groups, unit=unit, seed=seed),
-        correct,
-        tuple(answers),
+        **scored(answers, cuts, label, seed),
+        classes=tuple(names),
+        probabilities=probabilities,
     )
+
+
+def scored(
+    answers: Sequence[str], cuts: Sequence[Cut], label: str, seed: int = 0
+) -> dict[str, Any]:
+    """Return what a row holds of the answers to test cuts: accuracy, macro F1, UAR, interval, what is right."""
+    reference = classes_of(cuts, label)
+    correct = np.array(reference) == np.array(answers)
+    groups, unit = groups_of(cuts, label)
+    return {
+        "accuracy": accuracy(reference, answers),
+        "macro_f1": macro_f1(reference, answers),
+        "uar": uar(reference, answers),
+        "interval": interval(correct, groups, unit=unit, seed=seed),
+        "correct": correct,
+        "answers": tuple(answers),
+    }
 
 
 def best(rows: Iterable[Row]) -> Row:
