@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from encoder import Encoded
 from encoder.masks import length_mask
-from heads.decoding import BeamState, PrefixBeamSearch, PrefixScorer, Transcript, transcripts
+from heads.decoding import BeamState, PrefixBeamSearch, Transcript, transcripts
 from heads.head import FrameHead, HeadLabels, HeadOptions, TrunkSpec
 from heads.recognition import RecognitionHead, RecognitionOptions, ctc_items, frame_times
 from heads.registry import register_head
@@ -73,8 +73,6 @@ class CTCHead(FrameHead, RecognitionHead):
         )
         self.per_frame = options.per_frame
         self.output = nn.Linear(width, options.per_frame * len(self.tokenizer))
-        self.scorers: tuple[PrefixScorer, ...] = ()
-        """What joins the search beside the frames (a language model, boosted phrases); not part of the head."""
 
     def forward(self, encoded: Encoded) -> CTCOutput:
         """Return the log probabilities of the symbols at each frame, or part of a frame."""

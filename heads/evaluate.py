@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heads.joined_search import add_search_options, join_search, search_settings
 from trunkline.command import Summary, run
 from trunkline.errors import CheckpointError, UsageError
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     option(
         "--cohort", metavar="MANIFEST", help="cuts of other speakers, to normalise trial scores by"
     )
+    add_search_options(parser)
     option("--out", metavar="DIR", help="default: evaluation in the source's folder")
     option("--device", default="cpu", help="cpu, cuda, ...")
     return parser
@@ -81,6 +83,7 @@ def _evaluate(arguments: argparse.Namespace) -> Summary:
     backbone, heads = open_heads(
         source, arguments.backbone, arguments.head, dict(map(_kind, arguments.kind))
     )
+    _join_search(arguments, source, heads)
     backbone.to(arguments.device)
     for head in heads.values():
         head.to(arguments.device)
@@ -101,9 +104,22 @@ def _evaluate(arguments: argparse.Namespace) -> Summary:
         "split": arguments.split,
         "backbone_fingerprint": backbone.fingerprint,
         "settings": settings_to_dict(options),
+        **search_settings(arguments),
     }
     evaluation.write(out, f"Evaluation of {source.name} on {Path(arguments.manifest).name}", about)
     return {"report": str(out / "report.html"), **evaluation.summary()}
+
+
+def _join_search(arguments: argparse.Namespace, source: Path, heads: Mapping[str, Head]) -> None:
+    """Let the language model and the phrases, if any are given, join the search of the heads that write text."""
+    from heads.recognition import RecognitionHead
+
+    if arguments.lm is None and arguments.phrases is None:
+        return
+    writing = [head for head in heads.values() if isinstance(head, RecognitionHead)]
+    if not writing:
+        raise UsageError(f"--lm and --phrases are for heads that write text; {source} has none.")
+    join_search(arguments, writing)
 
 
 def open_heads(

@@ -20,7 +20,7 @@ from heads.confidence import (
     matches,
     word_posteriors,
 )
-from heads.decoding import BeamOptions, Transcript
+from heads.decoding import BeamOptions, PrefixScorer, Transcript
 from heads.head import Head, HeadLabels, HeadOptions, TrunkSpec
 from heads.levels import answer_silence
 from heads.utterances import utterances, whole
@@ -91,6 +91,8 @@ class RecognitionHead(Head):
     options: RecognitionOptions  # type: ignore[assignment]
     per_frame = 1
     """Rows of the CTC's table for each frame."""
+    scorers: tuple[PrefixScorer, ...] = ()
+    """What joins the search beside the frames (a language model, boosted phrases); not part of the head."""
 
     def __init__(
         self, options: RecognitionOptions, trunk: TrunkSpec, labels: HeadLabels | None = None

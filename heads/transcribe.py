@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heads.joined_search import add_search_options, join_search, search_settings
 from trunkline import quarantine
 from trunkline.command import Summary, run
 from trunkline.errors import DataError, DependencyError, StorageError, UsageError, nearest
@@ -48,17 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="what a frame sees: chunk,left,right in frames of 80 ms (default 64,128,128), or 'full'",
     )
     option("--channel", help="only this channel: agent, customer, or a number; all by default")
-    option("--lm", type=Path, help="a language model (ARPA file or what --lm-loader opens)")
-    option("--lm-weight", type=float, default=0.5, metavar="X", help="its weight (default 0.5)")
-    option("--word-bonus", type=float, default=0.0, metavar="X", help="nats a word, with --lm")
-    option(
-        "--lm-loader",
-        default="rescoring.lm:load_lm",
-        metavar="MODULE:FUNCTION",
-        help="what opens --lm (default rescoring.lm:load_lm)",
-    )
-    option("--phrases", type=Path, help="a text file of phrases to listen for, one a line")
-    option("--boost", type=float, default=2.0, metavar="X", help="nats a word of a phrase")
+    add_search_options(parser)
     option("--any-trunk", action="store_true", help="take a head of another backbone")
     option("--device", default="cpu", help="where the model runs: cpu, cuda, ...")
     quarantine.add_option(parser)
@@ -87,7 +77,7 @@ def _transcribe(arguments: argparse.Namespace) -> Summary | None:
         any_trunk=arguments.any_trunk,
         device=arguments.device,
     )
-    lm = _add_scorers(arguments, _head_of(model, arguments.head))
+    lm = join_search(arguments, [_head_of(model, arguments.head)])
     work = Transcriber(model, context, lm)
     if arguments.out is None:
         return _to_stdout(work, manifest)
@@ -96,9 +86,7 @@ def _transcribe(arguments: argparse.Namespace) -> Summary | None:
         "backbone": model.backbone.fingerprint,
         "head": str(arguments.head),
         "context": list(context),
-        "lm": None if arguments.lm is None else [str(arguments.lm), arguments.lm_weight],
-        "word_bonus": arguments.word_bonus,
-        "phrases": None if arguments.phrases is None else [str(arguments.phrases), arguments.boost],
+        **search_settings(arguments),
         "formats": formats,
         "nbest": arguments.nbest,
     }
@@ -124,39 +112,6 @@ def _head_of(model: MultiHeadModel, folder: Path) -> RecognitionHead:
     if not isinstance(head, RecognitionHead):
         raise UsageError(f"{folder} is a head of kind {head.kind}, which writes no text.")
     return head
-
-
-def _add_scorers(arguments: argparse.Namespace, head: Any) -> Any:
-    """Let the language model and the phrases join the head's search; return the model, None without one."""
-    from heads.decoding.boosting import PhraseBoost
-    from heads.decoding.fusion import NgramFusion
-
-    scorers: list[Any] = []
-    lm = None
-    if arguments.lm is not None:
-        lm = _loader(arguments.lm_loader)(arguments.lm)
-        scorers.append(
-            NgramFusion(
-                lm, head.tokenizer, weight=arguments.lm_weight, word_bonus=arguments.word_bonus
-            )
-        )
-    if arguments.phrases is not None:
-        try:
-            phrases = arguments.phrases.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise StorageError(f"Cannot read {arguments.phrases}: {error}") from error
-        scorers.append(PhraseBoost(phrases, head.tokenizer, boost=arguments.boost))
-    head.scorers = tuple(scorers)
-    return lm
-
-
-def _loader(name: str) -> Any:
-    """Return the function that opens a language model; heads know of none themselves."""
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"--lm-loader {name}: {error}; give MODULE:FUNCTION.") from error
 
 
 def _to_stdout(work: Transcriber, manifest: Any) -> None:

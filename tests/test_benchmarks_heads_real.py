@@ -12,12 +12,13 @@ import pytest
 
 from benchmarks.heads_real import Bench, write_segments
 from benchmarks.heads_real_draws import compared, mean_scores
+from benchmarks.heads_real_lm import write_language_model
 from benchmarks.heads_real_rows import COMPARISONS, ROWS
 from benchmarks.heads_real_tables import TITLES, heads_parts
 from heads.config import HeadsConfig
 from heads.predictions import Prediction
 from heads.registry import find_head
-from trunkline.errors import DataError
+from trunkline.errors import DataError, UsageError
 from trunkline.settings import load_settings, read_settings
 
 
@@ -70,6 +71,25 @@ def test_utterances_are_cut_into_stretches_and_test_stays_whole(tmp_path):
     assert made[0]["end"] == made[1]["start"] == pytest.approx(10 / 3, abs=1e-3)
     assert made[3]["duration"] == 10.0
     assert (path.parent / made[0]["audio_filepath"]).resolve() == Path(folder / "a.opus").resolve()
+
+
+def test_a_language_model_knows_the_transcripts_of_train_alone(tmp_path):
+    rows = [{"text": "cà phê", "split": "train"}, {"text": "trở lại", "split": "test"}]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):  # and is made anew where it is there
+        model = write_language_model(tmp_path / "manifest.jsonl", tmp_path / "row/lm.arpa")
+    text = model.read_text(encoding="utf-8")
+    assert "cà phê" in text and "trở" not in text
+
+
+def test_a_head_is_judged_again_only_after_it_was_made(tmp_path):
+    arguments = argparse.Namespace(
+        data=tmp_path, work=tmp_path, out=tmp_path / "out.json", backbone=tmp_path
+    )
+    row = next(row for row in ROWS if row.lm_of)
+    assert row.lm_of in {row.name for row in ROWS}
+    with pytest.raises(UsageError, match=f"{row.name} judges the head of {row.lm_of}; make that"):
+        Bench(arguments).make(row)
 
 
 def write_answers(folder: Path, right: list[bool], context: str = "full") -> Path:

@@ -19,6 +19,7 @@ from heads import TrunkSpec, find_head, load_head, save_head
 from heads.evaluate import main
 from heads.predict import over_call
 from heads.predictions import read_predictions, read_scored_trials
+from tests.language_models import LMPLZ
 from trunkline.manifest import load_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -283,3 +284,27 @@ def test_a_head_directory_of_a_run_knows_its_trunk(run, tmp_path, capsys):
     manifest = ["--manifest", str(run / "manifest.jsonl"), "--out", str(tmp_path)]
     assert main([source, *manifest, *QUICK, "--json", "--quiet"]) == 0
     assert set(table(capsys)) == {("mood", "full")}
+
+
+def test_a_language_model_and_phrases_join_the_search_that_is_scored(run, tmp_path, capsys):
+    (tmp_path / "lm.arpa").write_text(LMPLZ, encoding="utf-8")
+    (tmp_path / "phrases.txt").write_text("dạ vâng\n", encoding="utf-8")
+    options = ("--head", "text", *QUICK)
+    answers = {}
+    for name, more in {
+        "plain": (),
+        "lm": ("--lm", str(tmp_path / "lm.arpa"), "--lm-weight=3"),
+        "phrases": ("--phrases", str(tmp_path / "phrases.txt"), "--boost=60"),
+    }.items():
+        assert command(run, tmp_path / name, *options, *more) == 0
+        answers[name] = [row.answer for row in read_predictions(tmp_path / name)]
+    assert answers["lm"] != answers["plain"]
+    heard = {name: sum("dạ" in text for text in texts) for name, texts in answers.items()}
+    assert heard["phrases"] > heard["plain"]
+    about = json.loads((tmp_path / "phrases/scores.json").read_text())
+    assert about["phrases"] == [str(tmp_path / "phrases.txt"), 60.0] and about["lm"] is None
+    capsys.readouterr()
+    assert command(run, tmp_path / "none", "--head", "intent", *QUICK, "--lm", "x.arpa") == 2
+    assert "for heads that write text" in capsys.readouterr().err
+    assert command(run, tmp_path / "none", *options, "--phrases", str(tmp_path / "no.txt")) == 1
+    assert "Cannot read" in capsys.readouterr().err
