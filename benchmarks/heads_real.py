@@ -102,7 +102,7 @@ class Bench:
         """Train and judge one row."""
         began, clock = time.process_time(), time.monotonic()
         whole = not (self.work / row.name).exists()
-        made = self._drawn if row.draws > 1 else self._trained
+        made = self._drawn if row.draws > 1 else self._heard_again if row.lm_of else self._trained
         found = made(row) if row.heads else self._baseline(row)
         about = {"group": row.group, "trunk": row.trunk, "labels": row.fraction, "note": row.note}
         spent = {
@@ -134,6 +134,14 @@ class Bench:
         scores = self._judged(row, summary["backbone"])
         seen = sum(labelled.values())
         return {"labelled": seen, "rates": rates, "steps": summary["steps"], "scores": scores}
+
+    def _heard_again(self, row: Row) -> dict[str, Any]:
+        """Judge the head of another row with a language model in its search."""
+        source = self.found["rows"].get(row.lm_of)
+        if source is None:
+            raise UsageError(f"{row.name} judges the head of {row.lm_of}; make that row first.")
+        summary = read_json(self.work / row.lm_of / "result.json")["summary"]
+        return {"labelled": source["labelled"], "scores": self._judged(row, summary["backbone"])}
 
     def _drawn(self, row: Row) -> dict[str, Any]:
         """Train and judge several draws of an untrained trunk; return their mean."""
@@ -184,12 +192,16 @@ class Bench:
 
     def _judged(self, row: Row, backbone: str) -> dict[str, Any]:
         """Return the scores of each head of a row on test, by context; predictions are left in its folder."""
+        from benchmarks.heads_real_lm import join, write_language_model
         from heads.assess import EvaluateOptions, evaluate
         from heads.evaluate import open_heads
         from trunkline.manifest import load_manifest
 
         folder = self.work / row.name
-        trunk, heads = open_heads(folder, backbone)
+        trunk, heads = open_heads(self.work / row.lm_of if row.lm_of else folder, backbone)
+        if row.lm_of:
+            model = write_language_model(self.manifest(row.sets[0]), folder / "lm.arpa")
+            join(model, heads.values())
         scores: dict[str, Any] = {}
         for name, head in heads.items():
             manifest = load_manifest(self.manifest(row.heads[name])).filter(split="test")
