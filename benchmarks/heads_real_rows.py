@@ -200,7 +200,10 @@ def _commands(trunk: Trunk, short: str) -> tuple[Row, ...]:
         "train.warmup_steps=200",
         "trunk.lr=0.0005",
     )
-    syllables = _learning(COMMANDS, f"commands-{short}-syllables", trunk, 5000, 1.0, *alike)
+    brief, syllables = (
+        _learning(COMMANDS, f"commands-{short}-syllables{length}", trunk, steps, 1.0, *alike)
+        for length, steps in (("-brief", 2000), ("", 5000))
+    )
     after = (
         "contexts.full=0.1", "contexts.dev=[8, 40, 0]", "heads.ctc.options.per_frame=4",
         "train.warmup_steps=100", "train.lr=0.003", "trunk.lr=0.0002",
@@ -212,7 +215,7 @@ def _commands(trunk: Trunk, short: str) -> tuple[Row, ...]:
         replace(row, name=f"{row.name}-lm", lm_of=row.name, note=f"{row.note or trunk}; language model")
         for row in learnt
     )  # fmt: skip
-    return *learnt, *heard
+    return brief, *learnt, *heard
 
 
 def _joint() -> Row:
@@ -262,7 +265,7 @@ COMPARISONS: tuple[tuple[Side, Side, str, str], ...] = (
     (("syllables-learning", STREAM), ("syllables-learning", FULL), "ctc", "ctc"),
     *(
         test
-        for unit in ("", "-syllables", "-lm", "-syllables-lm")
+        for unit in ("-syllables-brief", "-syllables", "", "-syllables-lm", "-lm")
         for test in (
             ((f"commands-learning{unit}", FULL), (f"commands-scratch{unit}", FULL), "ctc", "ctc"),
             ((f"commands-learning{unit}", STREAM), (f"commands-learning{unit}", FULL), "ctc", "ctc"),
