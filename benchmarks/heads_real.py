@@ -15,15 +15,19 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.heads_real_rows import COMPARISONS, ROWS, Row
 from trunkline.checkpoint import read_json, write_json
 from trunkline.command import run
 from trunkline.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from encoder import Backbone
+    from heads.head import Head
 
 RESULTS = Path(__file__).parent / "results" / "heads_real.json"
 SEGMENT_SECONDS = 3.0
@@ -117,6 +121,7 @@ class Bench:
 
     def _trained(self, row: Row) -> dict[str, Any]:
         from heads.config import HeadsConfig
+        from heads.evaluate import open_heads
         from heads.run import HeadsRun, with_rates
         from heads.search import search_rates
         from trunkline.settings import load_settings
@@ -131,7 +136,7 @@ class Bench:
         if "tables" not in summary:  # stopped by a signal
             raise KeyboardInterrupt
         labelled = {x["head"]: x["labelled"] for x in summary["tables"]["Heads on dev"]}
-        scores = self._judged(row, summary["backbone"])
+        scores = self._judged(row, *open_heads(self.work / row.name, summary["backbone"]))
         seen = sum(labelled.values())
         return {"labelled": seen, "rates": rates, "steps": summary["steps"], "scores": scores}
 
@@ -140,8 +145,18 @@ class Bench:
         source = self.found["rows"].get(row.lm_of)
         if source is None:
             raise UsageError(f"{row.name} judges the head of {row.lm_of}; make that row first.")
-        summary = read_json(self.work / row.lm_of / "result.json")["summary"]
-        return {"labelled": source["labelled"], "scores": self._judged(row, summary["backbone"])}
+        from benchmarks.heads_real_lm import write_language_model
+        from heads.evaluate import open_heads
+        from heads.joined_search import add_scorers
+        from heads.recognition import RecognitionHead
+        from rescoring.lm import load_lm
+
+        trunk, heads = open_heads(self.work / row.lm_of, None)
+        target = self.work / row.name / "lm.arpa"
+        lm = load_lm(write_language_model(self.manifest(row.sets[0]), target))
+        writing = [head for head in heads.values() if isinstance(head, RecognitionHead)]
+        add_scorers(writing, lm=lm)  # the default weight; nothing was tuned
+        return {"labelled": source["labelled"], "scores": self._judged(row, trunk, heads)}
 
     def _drawn(self, row: Row) -> dict[str, Any]:
         """Train and judge several draws of an untrained trunk; return their mean."""
@@ -190,18 +205,12 @@ class Bench:
             ),
         ]
 
-    def _judged(self, row: Row, backbone: str) -> dict[str, Any]:
+    def _judged(self, row: Row, trunk: Backbone, heads: Mapping[str, Head]) -> dict[str, Any]:
         """Return the scores of each head of a row on test, by context; predictions are left in its folder."""
-        from benchmarks.heads_real_lm import join, write_language_model
         from heads.assess import EvaluateOptions, evaluate
-        from heads.evaluate import open_heads
         from trunkline.manifest import load_manifest
 
         folder = self.work / row.name
-        trunk, heads = open_heads(self.work / row.lm_of if row.lm_of else folder, backbone)
-        if row.lm_of:
-            model = write_language_model(self.manifest(row.sets[0]), folder / "lm.arpa")
-            join(model, heads.values())
         scores: dict[str, Any] = {}
         for name, head in heads.items():
             manifest = load_manifest(self.manifest(row.heads[name])).filter(split="test")

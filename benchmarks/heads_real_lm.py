@@ -1,18 +1,11 @@
-"""A language model of a set's training transcripts in the search of a head, as `--lm` puts it there."""
+"""A language model of a set's training transcripts."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-
-from heads import Head
-from heads.recognition import RecognitionHead
-
-WEIGHT = 0.5
-"""The default of --lm-weight; nothing was tuned."""
 
 
 def write_language_model(manifest: Path, target: Path) -> Path:
@@ -29,14 +22,3 @@ def write_language_model(manifest: Path, target: Path) -> Path:
         stdout=subprocess.DEVNULL,
     )
     return target
-
-
-def join(model: Path, heads: Iterable[Head]) -> None:
-    """Let the model join the search of the heads that write text."""
-    from heads.decoding.fusion import NgramFusion
-    from rescoring.lm import load_lm
-
-    lm = load_lm(model)
-    for head in heads:
-        if isinstance(head, RecognitionHead):
-            head.scorers = (NgramFusion(lm, head.tokenizer, weight=WEIGHT),)

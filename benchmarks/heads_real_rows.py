@@ -181,7 +181,6 @@ def _adapted(name: str, kind: str, rate: str) -> Row:
         INTENT, name, "pretrained, adapted", 2400, 1.0,
         *(f"heads.{INTENT.head}.{setting}" for setting in adapter),
         "contexts.full=0.7", "train.warmup_steps=200", "train.evaluate_every=200",
-        # Late in such a training the loss on dev tells how sure a few wrong answers are.
         f"choose.metric={INTENT.head}/accuracy",
     )  # fmt: skip
     return replace(row, start=FROZEN_INTENT, note=f"pretrained, adapted ({kind})")
@@ -190,8 +189,7 @@ def _adapted(name: str, kind: str, rate: str) -> Row:
 def _commands(trunk: Trunk, short: str) -> tuple[Row, ...]:
     """The words of commands: in syllables, and then, on the trunk that learnt these, in characters.
 
-    Both mostly as a stream, the harder of the two. A stream must know a word before it can write it; characters that
-    are learnt at once are written too early, and one a frame could not catch up.
+    Both mostly as a stream, the harder of the two; characters with room to catch up at the beginning of a chunk.
     """
     alike = (
         "contexts.full=0.1",

@@ -30,7 +30,7 @@ def heads_parts(found: Mapping[str, Any]) -> Iterator[str | Rows]:
     }
     yield (
         "## Heads on real recordings (`benchmarks/heads_real.py`)\n\n"
-        f"{len(rows)} of {len(ROWS)} trainings, one thread each of {found['cpus']} cores, trunk "
+        f"{len(rows)} of {len(ROWS)} rows, one thread each of {found['cpus']} cores, trunk "
         f"`{str(found['backbone'])[:12]}`; scores in % on the sets' own test splits with 95 % intervals, drawn by "
         'speaker where speakers are known. "random" is the same trunk untrained and frozen, the mean of several draws '
         "with the lowest and the highest where it says so, and then intervals and tests draw trunks as well as cuts; "
