@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         "layer, and the N classifiers answer together; where dev has few speakers",
     )
     option(
+        "--relative-to-voice",
+        action="store_true",
+        help="take out of every vector what its voice (speaker, or call and channel) has in all its cuts; no label is "
+        "looked at",
+    )
+    option(
         "--context", default="full", help="'full', or chunk,left,right in frames of 80 ms: 8,40,0"
     )
     option("--pooling", default="mean+std", choices=("mean", "mean+std"))
@@ -94,7 +100,7 @@ def _probe(arguments: argparse.Namespace) -> Summary:
     context = Context.parse(arguments.context)
     if len(set(arguments.backbone)) < len(arguments.backbone):
         raise UsageError("A --backbone is given twice; each is compared with the first.")
-    folds = _folds(load_manifest(arguments.manifest), arguments)
+    folds = _of_voices(_folds(load_manifest(arguments.manifest), arguments), arguments)
     rotations = [_rotations(fold, arguments) for fold in folds]
     cuts = [cut for part in (folds[0].train, folds[0].dev, folds[0].test) for cut in part]
     draws = {name: _draws(name, arguments.seed) for name in arguments.backbone}
@@ -135,6 +141,18 @@ def _folds(manifest: Manifest, arguments: argparse.Namespace) -> list[LabelledCu
     return [labelled_cuts(manifest, arguments.label, **splits, seed=arguments.seed)]
 
 
+def _of_voices(folds: list[LabelledCuts], arguments: argparse.Namespace) -> list[LabelledCuts]:
+    """Return the folds, with a remark on how many voices there are where vectors are to be relative to them."""
+    from ssl.voices import known_voices
+
+    if not arguments.relative_to_voice:
+        return folds
+    cuts = [cut for split in SPLITS for cut in getattr(folds[0], split)]
+    voices = known_voices(cuts, arguments.label)
+    note = f"Vectors are relative to their voices, of which {voices} have several cuts."
+    return [fold._replace(notes=[*fold.notes, note]) for fold in folds]
+
+
 def _there(fold: LabelledCuts, cuts: list[Cut]) -> LabelledCuts:
     """Return what of a fold is among the cuts."""
     there = {id(cut) for cut in cuts}
@@ -158,6 +176,7 @@ def _answered(
     """Return the rows of each fold, which its rotations answer together."""
     from ssl.folds import answered_together, picked
     from ssl.probing import probe
+    from ssl.voices import relative_to_voices
 
     answered = []
     for rotations in folds:
@@ -165,6 +184,8 @@ def _answered(
             {split: picked(features, getattr(cuts, split)) for split in SPLITS}
             for cuts in rotations
         ]
+        if arguments.relative_to_voice:
+            parts = [relative_to_voices(part) for part in parts]
         label, tested = rotations[0].label, parts[0]["test"].cuts
         rows = [
             probe(part, label, layers, heads=HEADS[arguments.head], seed=arguments.seed)
