@@ -2,8 +2,9 @@
 
 Reads the train splits of all speech sets under the data folder (noises are left out), trains by the real command,
 probes intent, digit of an unseen speaker, tone, emotion and gender on the sets' own test splits, in full and in
-limited context, and writes `benchmarks/results/pretrain_real.json`. As digits have one speaker in test, each speaker
-is then left out of the classifiers in turn as well.
+limited context, and writes `benchmarks/results/pretrain_real.json`. Where test has speakers that train has not,
+vectors relative to their voices are probed too; as digits have one speaker in test, each speaker is left out of the
+classifiers in turn as well. Begun again, it goes on, and keeps probes that are newer than their backbone.
 
 Example: python -m benchmarks.pretrain_real --data ../shared/data --work runs/pretrain_real
 """
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trunkline.checkpoint import write_json
 from trunkline.command import run
@@ -28,6 +29,9 @@ NOT_SPEECH = "noise_rir"
 STREAM = "8,40,0"
 UNTRAINED = "random:small@0-9"
 """Ten draws: on one unseen speaker, untrained backbones lie up to twenty points apart."""
+
+IN_TURN_PART = "in turn"
+UNHEARD_PART = "relative to voices"
 
 TASKS = {
     "vi_diadiem": ("intent", 71.3),
@@ -40,6 +44,10 @@ TASKS = {
 
 IN_TURN = {"en_fsdd_digits": ("digit", 5)}
 """Set: its label, and its number of speakers, each of whom is test once."""
+
+UNHEARD = {"en_fsdd_digits": ("digit", 4), "en_ravdess_emotion": ("emotion", 4)}
+"""Set whose speakers of test are not in train: its label, and in how many parts train and dev choose in turn. Gender
+goes with the voice: once that is taken out nobody can tell."""
 
 
 def write_train_manifest(data: Path, target: Path) -> tuple[int, float]:
@@ -105,37 +113,63 @@ def _training(rounds: list[Path]) -> dict[str, Any]:
     }
 
 
-def _probe(
-    arguments: argparse.Namespace, name: str, label: str, context: str = "full", folds: int = 0
-) -> dict[str, Any]:
-    """Probe one label in one context; where nothing limits it, against random backbones and MFCC."""
-    kind = "in-turn" if folds else context.replace(",", "-")
-    out = arguments.work / f"probe-{label}-{kind}.json"
-    backbones = [str(arguments.work / "run" / "backbone")]
-    backbones += [UNTRAINED, "mfcc"] if context == "full" else []
-    given = [part for backbone in backbones for part in ("--backbone", backbone)]
-    manifest = str(arguments.data / name / "manifest.jsonl")
-    _command(
-        "ssl.probe", *given, "--manifest", manifest, "--label", label,
-        "--context", context, "--folds", str(folds), "--out", str(out), "--quiet", threads=1,
-    )  # fmt: skip
+class Question(NamedTuple):
+    """What is asked of the backbones: a label of a set, and how."""
+
+    name: str
+    label: str
+    context: str = "full"
+    folds: int = 0
+    rotate: int = 0
+
+    @property
+    def part(self) -> str:
+        """Which part of the results the answer belongs to."""
+        if self.folds:
+            return IN_TURN_PART
+        return UNHEARD_PART if self.rotate else self.context
+
+
+def _questions() -> list[Question]:
+    """Return all questions, the longest first."""
+    return [
+        *(Question(name, label, folds=folds) for name, (label, folds) in IN_TURN.items()),
+        *(Question(name, label, rotate=parts) for name, (label, parts) in UNHEARD.items()),
+        *(
+            Question(name, label, context)
+            for context in ("full", STREAM)
+            for name, (label, _) in TASKS.items()
+        ),
+    ]
+
+
+def _probe(arguments: argparse.Namespace, asked: Question) -> dict[str, Any]:
+    """Ask the pretrained backbone, random ones and MFCC, or take what was answered since the backbone was made."""
+    backbone = arguments.work / "run" / "backbone"
+    kind = asked.part.replace(",", "-").replace(" ", "-")
+    out = arguments.work / f"probe-{asked.label}-{kind}.json"
+    if not out.exists() or out.stat().st_mtime < (backbone / "config.json").stat().st_mtime:
+        given = [
+            part for each in (str(backbone), UNTRAINED, "mfcc") for part in ("--backbone", each)
+        ]
+        how = ["--context", asked.context, "--folds", str(asked.folds)]
+        how += ["--relative-to-voice", "--rotate", str(asked.rotate)] if asked.rotate else []
+        _command(
+            "ssl.probe", *given, "--manifest", str(arguments.data / asked.name / "manifest.jsonl"),
+            "--label", asked.label, *how, "--out", str(out), "--quiet", threads=1,
+        )  # fmt: skip
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def _probes(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Probe every label, two at a time: {context: {label: report}} on the test splits, {label: report} in turn."""
-    tasks: list[tuple[str, str, str, int]] = [
-        (name, label, "full", folds) for name, (label, folds) in IN_TURN.items()
-    ]
-    for context in ("full", STREAM):
-        tasks += [(name, label, context, 0) for name, (label, _) in TASKS.items()]
+def _probes(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Ask everything, two questions at a time: {part: {label: report}}."""
+    questions = _questions()
     with ThreadPoolExecutor(max_workers=2) as pool:
-        reports = list(pool.map(lambda task: _probe(arguments, *task), tasks))
-    splits: dict[str, dict[str, Any]] = {}
-    in_turn: dict[str, Any] = {}
-    for (_, label, context, folds), report in zip(tasks, reports, strict=True):
-        (in_turn if folds else splits.setdefault(context, {}))[label] = report
-    return splits, in_turn
+        reports = list(pool.map(lambda asked: _probe(arguments, asked), questions))
+    probes: dict[str, dict[str, Any]] = {}
+    for asked, report in zip(questions, reports, strict=True):
+        probes.setdefault(asked.part, {})[asked.label] = report
+    return probes
 
 
 def _portable(value: Any, folders: list[Path]) -> Any:
@@ -146,7 +180,8 @@ def _portable(value: Any, folders: list[Path]) -> Any:
         return [_portable(item, folders) for item in value]
     if isinstance(value, str):
         for folder in folders:
-            value = value.replace(f"{folder}/", "")
+            for path in (folder.resolve(), folder):
+                value = value.replace(f"{path}/", "")
     return value
 
 
@@ -164,7 +199,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         *arguments.overrides,
     )
     rounds = sorted(out.glob("iteration-*/run"))
-    splits, in_turn = _probes(arguments)
+    probes = _probes(arguments)
     result = {
         "cuts": cuts,
         "hours": round(hours, 2),
@@ -181,8 +216,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for folder in rounds
         ],
         "floors": dict(TASKS.values()),
-        "probes": splits,
-        "probes_in_turn": in_turn,
+        "stream": STREAM,
+        "probes": probes,
     }
     write_json(arguments.out, _portable(result, [arguments.work, arguments.data]))
     return {"results": str(arguments.out), **result["training"]}

@@ -86,8 +86,10 @@ def overrides(variant: dict[str, Any], audio_seconds: float, epoch: float) -> di
 
 
 def one(name: str, arguments: argparse.Namespace, manifest: Path, epoch: float) -> dict[str, Any]:
-    """Run one variant, or read what an earlier call left, and return its row."""
+    """Run one variant and return its row, or the one that an earlier call left."""
     folder = arguments.work / name.replace(",", "").replace(" ", "-").replace("/", "-")
+    if (folder / "row.json").exists():
+        return read_json(folder / "row.json")
     settings = overrides(VARIANTS[name], arguments.audio_seconds, epoch)
     marker = folder / "minutes.json"
     if not marker.exists():
@@ -110,7 +112,7 @@ def one(name: str, arguments: argparse.Namespace, manifest: Path, epoch: float) 
     metrics: dict[str, Any] = {}
     for line in lines:
         metrics |= json.loads(line)
-    return {
+    row = {
         "run": name,
         "masked_loss": round(metrics["evaluate/masked_loss_full"], 3),
         "masked_accuracy": round(metrics["evaluate/masked_accuracy_full"], 4),
@@ -121,6 +123,8 @@ def one(name: str, arguments: argparse.Namespace, manifest: Path, epoch: float) 
         "updates": metrics["step"],
         "cpu_minutes": round(read_json(marker)["cpu_minutes"], 1),
     }
+    write_json(folder / "row.json", row)
+    return row
 
 
 def _children_seconds() -> float:

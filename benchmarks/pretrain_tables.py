@@ -24,13 +24,26 @@ def real_parts(real: dict[str, Any]) -> Iterator[str | Rows]:
         "and highest of them: one alone may be lucky. Intervals and comparisons draw cuts and untrained backbones; "
         "that another run of the same pretraining would have given another backbone is not in them."
     )
-    yield probes(real, real["probes"]["full"])
+    asked, stream = real["probes"], real["stream"]
+    yield probes(real, asked["full"])
+    yield (
+        f"As a stream hears it, in the context that was trained for (chunk, left, right in frames of 80 ms: {stream}); "
+        "MFCC have no context:"
+    )
+    yield probes(real, asked[stream])
+    yield (
+        "Where test has speakers that train has not, in full context: what the cuts of a speaker have in common is "
+        "taken out of the vectors without looking at labels (`--relative-to-voice`), and as dev has one to three "
+        "speakers, all of train and dev choose in turn (`--rotate`):"
+    )
+    yield probes(real, asked["relative to voices"])
     yield (
         "The one digit speaker of test tells little about the next, so each of the five speakers is answered in turn "
         "by classifiers that did not hear him (`--folds`); pretraining heard three of them, without labels:"
     )
-    yield probes(real, real["probes_in_turn"])
-    yield "Full context against the stream that was trained for (chunk, left, right in frames of 80 ms):"
+    yield probes(real, asked["in turn"])
+    yield _summary(asked, stream)
+    yield "Full context against the stream's:"
     yield contexts(real)
     yield "Masked prediction of cuts kept out of training:"
     yield curve(real)
@@ -75,14 +88,39 @@ def _kind(backbone: str) -> str:
     )
 
 
-def _verdict(report: dict[str, Any], against: str) -> str:
+def _paired(report: dict[str, Any], against: str) -> dict[str, Any]:
+    """How what dev prefers of the pretrained backbone compares with what it prefers of another."""
     title = next(title for title in report["tables"] if title.startswith(PAIRED))
-    rows = [
+    (row,) = (
         row
         for row in report["tables"][title]
         if _kind(row["against"]) == against and row["head"] == "any"
-    ]
-    return str(rows[0]["verdict"]) if rows else ""
+    )
+    return row
+
+
+def _verdict(report: dict[str, Any], against: str) -> str:
+    row = _paired(report, against)
+    return f"{row['verdict']} (p {row['p']:.2g})"
+
+
+def _summary(asked: dict[str, dict[str, Any]], stream: str) -> str:
+    """Say on which labels the pretrained backbone is better than both others, in each part."""
+    parts = {
+        "full": "in full context",
+        stream: "in the stream's",
+        "relative to voices": "relative to voices that train has not",
+        "in turn": "with each speaker answered in turn",
+    }
+    told = []
+    for part, how in parts.items():
+        better = [
+            label
+            for label, report in asked[part].items()
+            if all(_paired(report, other)["verdict"] == "better" for other in ("random", "mfcc"))
+        ]
+        told.append(f"{', '.join(better) or 'none'} {how}")
+    return f"Better than untrained backbones and than MFCC, both significantly: {'; '.join(told)}."
 
 
 def _percent(row: dict[str, Any]) -> str:
@@ -119,7 +157,7 @@ def probes(real: dict[str, Any], reports: dict[str, Any]) -> list[dict[str, Any]
 
 def contexts(real: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row a label: the pretrained backbone in full and in limited context."""
-    (limited,) = (name for name in real["probes"] if name != "full")
+    limited = real["stream"]
     rows = []
     for label, report in real["probes"]["full"].items():
         full, stream = (
