@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.pretrain_real import IN_TURN_PART, UNHEARD_PART
+
 Rows = list[dict[str, Any]]
 
 CHOSEN = "Layer chosen on dev"
@@ -36,12 +38,12 @@ def real_parts(real: dict[str, Any]) -> Iterator[str | Rows]:
         "taken out of the vectors without looking at labels (`--relative-to-voice`), and as dev has one to three "
         "speakers, all of train and dev choose in turn (`--rotate`):"
     )
-    yield probes(real, asked["relative to voices"])
+    yield probes(real, asked[UNHEARD_PART])
     yield (
         "The one digit speaker of test tells little about the next, so each of the five speakers is answered in turn "
         "by classifiers that did not hear him (`--folds`); pretraining heard three of them, without labels:"
     )
-    yield probes(real, asked["in turn"])
+    yield probes(real, asked[IN_TURN_PART])
     yield _summary(asked, stream)
     yield "Full context against the stream's:"
     yield contexts(real)
@@ -109,8 +111,8 @@ def _summary(asked: dict[str, dict[str, Any]], stream: str) -> str:
     parts = {
         "full": "in full context",
         stream: "in the stream's",
-        "relative to voices": "relative to voices that train has not",
-        "in turn": "with each speaker answered in turn",
+        UNHEARD_PART: "relative to voices that train has not",
+        IN_TURN_PART: "with each speaker answered in turn",
     }
     told = []
     for part, how in parts.items():
