@@ -53,13 +53,12 @@ def real_parts(real: dict[str, Any]) -> Iterator[str | Rows]:
 
 def sweep_parts(sweep: dict[str, Any]) -> Iterator[str | Rows]:
     """Yield text and table of `benchmarks/pretrain_sweep.py`."""
-    earlier = f" Made before `small.yaml` had {sweep['before']}." if "before" in sweep else ""
     yield (
         "## The settings around `small.yaml` (`benchmarks/pretrain_sweep.py`)\n\n"
         f"One round on {sweep['audio_seconds']:.0f} s of audio each, from a third of the cuts, in batches of "
         f"{sweep['batch_seconds']:.0f} s, one setting changed at a time. Losses of runs with other clusters or "
         "labels have another scale; the dev columns are linear probes of the best layer (digits of "
-        f"a speaker that was not heard).{earlier}"
+        "a speaker that was not heard). Each is one run: small differences say little."
     )
     yield sweep["runs"]
 
