@@ -42,12 +42,12 @@ TASKS = {
 }
 """Set: its label, and the accuracy (%) of the logistic regression in the set's README, if there is one."""
 
-IN_TURN = {"en_fsdd_digits": ("digit", 5)}
-"""Set: its label, and its number of speakers, each of whom is test once."""
+IN_TURN = {"en_fsdd_digits": 5}
+"""Set: its number of speakers, each of whom is test once."""
 
-UNHEARD = {"en_fsdd_digits": ("digit", 4), "en_ravdess_emotion": ("emotion", 4)}
-"""Set whose speakers of test are not in train: its label, and in how many parts train and dev choose in turn. Gender
-goes with the voice: once that is taken out nobody can tell."""
+UNHEARD = {"en_fsdd_digits": 4, "en_ravdess_emotion": 4}
+"""Set whose speakers of test are not in train: in how many parts train and dev choose in turn. Gender goes with the
+voice: once that is taken out nobody can tell."""
 
 
 def write_train_manifest(data: Path, target: Path) -> tuple[int, float]:
@@ -114,13 +114,17 @@ def _training(rounds: list[Path]) -> dict[str, Any]:
 
 
 class Question(NamedTuple):
-    """What is asked of the backbones: a label of a set, and how."""
+    """What is asked of the backbones: the label of a set, and how."""
 
     name: str
-    label: str
     context: str = "full"
     folds: int = 0
     rotate: int = 0
+
+    @property
+    def label(self) -> str:
+        """What is to be told."""
+        return TASKS[self.name][0]
 
     @property
     def part(self) -> str:
@@ -133,13 +137,9 @@ class Question(NamedTuple):
 def _questions() -> list[Question]:
     """Return all questions, the longest first."""
     return [
-        *(Question(name, label, folds=folds) for name, (label, folds) in IN_TURN.items()),
-        *(Question(name, label, rotate=parts) for name, (label, parts) in UNHEARD.items()),
-        *(
-            Question(name, label, context)
-            for context in ("full", STREAM)
-            for name, (label, _) in TASKS.items()
-        ),
+        *(Question(name, folds=folds) for name, folds in IN_TURN.items()),
+        *(Question(name, rotate=parts) for name, parts in UNHEARD.items()),
+        *(Question(name, context) for context in ("full", STREAM) for name in TASKS),
     ]
 
 

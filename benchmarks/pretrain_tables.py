@@ -36,7 +36,7 @@ def real_parts(real: dict[str, Any]) -> Iterator[str | Rows]:
     yield (
         "Where test has speakers that train has not, in full context: what the cuts of a speaker have in common is "
         "taken out of the vectors without looking at labels (`--relative-to-voice`), and as dev has one to three "
-        "speakers, all of train and dev choose in turn (`--rotate`):"
+        "speakers, all of train and dev choose in turn (`--rotate`). Gender is left out, as it goes with the voice:"
     )
     yield probes(real, asked[UNHEARD_PART])
     yield (
